@@ -42,6 +42,9 @@ pub enum Stop {
     Missing(PageId),
     /// The tree changed on the way down: start again at the root.
     Moved,
+    /// The page carries a commit that is not published yet (a huge write set is being applied): wait
+    /// for it, without a pin, and call again.
+    Unpublished(CommitNo),
     /// The turn's reserve of frames or page ids is used up: leave the turn and refill it.
     Reserve,
     /// A page does not hold what its parent says.
