@@ -1,0 +1,179 @@
+//! Room in the log: preparing files, populating ahead, recycling. Everything here runs outside the
+//! turn and may take its time or fail; either way the log stays as good as it was.
+
+use crate::file::{LogFile, POPULATE_BYTES, Plan, Spare, make};
+use crate::format::{
+    BLOCK_BYTES, BODY_AT, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, group_room, round_up,
+};
+use crate::stats::bump;
+use crate::writer::{Files, Maintenance, Wal};
+use esker_base::sync::{Arc, Ordering};
+use esker_base::{Error, Lsn, Result};
+
+/// Released files kept for reuse.
+const SPARES_MAX: usize = 2;
+
+impl Wal {
+    /// Outside the turn: makes room for a group of so many bytes; [`Wal::fits`] then says yes,
+    /// unless others have taken it. May write and sync.
+    ///
+    /// # Errors
+    /// `TooLarge`; `NoSpace`, `TooManyFiles` or `Io` if a file cannot be made ready. The log stays
+    /// usable, and a later call may succeed.
+    pub fn make_room(&self, payload_bytes: usize) -> Result<()> {
+        const LIMIT: usize = GROUP_BYTES_MAX - GROUP_HEADER_BYTES;
+        if payload_bytes > LIMIT {
+            return Err(Error::TooLarge { bytes: payload_bytes as u64, limit_bytes: LIMIT as u64 });
+        }
+        let room = group_room(payload_bytes);
+        let mut maintenance = self.maintenance.lock();
+        let (current, at, ready) = {
+            let files = self.files.lock();
+            let (current, at) = self.current_of(&files);
+            let ready = files.ready.iter().find(|file| file.holds(0, room)).map(Arc::clone);
+            (current, at, ready)
+        };
+        if current.holds(at, room) {
+            current.populate(at + room + BLOCK_BYTES + POPULATE_BYTES)?;
+        } else if let Some(ready) = ready {
+            ready.populate(room + BLOCK_BYTES)?;
+        } else {
+            self.prepare(&mut maintenance, room)?;
+        }
+        self.plan_upkeep();
+        Ok(())
+    }
+
+    /// Work ahead of the tail, for a background thread: populates the next stretch of the current
+    /// file, makes the next file ready. True if there was something to do. Call it when
+    /// [`Wal::upkeep_due`] says so.
+    ///
+    /// # Errors
+    /// As [`Wal::make_room`].
+    pub fn upkeep(&self) -> Result<bool> {
+        let mut maintenance = self.maintenance.lock();
+        let (current, at, none_ready) = {
+            let files = self.files.lock();
+            let (current, at) = self.current_of(&files);
+            (current, at, files.ready.is_empty())
+        };
+        let mut worked = current.populate(at + POPULATE_BYTES)?;
+        if none_ready && at >= current.body_bytes / 2 {
+            self.prepare(&mut maintenance, 0)?;
+            worked = true;
+        }
+        self.plan_upkeep();
+        Ok(worked)
+    }
+
+    /// True if [`Wal::upkeep`] would do something. Costs two loads; meant for after each append.
+    pub fn upkeep_due(&self) -> bool {
+        self.position.load(Ordering::Relaxed) >= self.upkeep_at.load(Ordering::Relaxed)
+    }
+
+    /// Gives back the files wholly before `lsn`, which a durable checkpoint no longer needs. What
+    /// is not durable yet and the current file stay.
+    ///
+    /// # Errors
+    /// `Io` if a file cannot be removed; the next call tries again.
+    pub fn release_before(&self, lsn: Lsn) -> Result<()> {
+        let mut maintenance = self.maintenance.lock();
+        {
+            let mut files = self.files.lock();
+            // A file that a sync is still to reach stays until then.
+            let limit = lsn.min(self.durable());
+            while files.live.len() > 1 && files.live[0].end() <= limit {
+                let file = files.live.pop_front().expect("just seen");
+                maintenance.spares.push(Spare {
+                    name: file.name.clone(),
+                    file: Arc::clone(&file.file),
+                    file_bytes: file.file_bytes(),
+                });
+            }
+        }
+        let trimmed = self.trim(&mut maintenance);
+        self.count_spares(&maintenance);
+        trimmed
+    }
+
+    /// Keeps the largest spares that are not beyond the usual size, and removes the others.
+    /// Removals need not be durable: files before the place where reading starts count for nothing.
+    fn trim(&self, maintenance: &mut Maintenance) -> Result<()> {
+        let limit = self.options.file_bytes_max;
+        let spares = &mut maintenance.spares;
+        spares.sort_by_key(|spare| (spare.file_bytes <= limit, spare.file_bytes));
+        while let Some(first) = spares.first() {
+            if first.file_bytes <= limit && spares.len() <= SPARES_MAX {
+                break;
+            }
+            self.disk.remove(&first.name)?;
+            spares.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Makes a file ready that follows the last one and holds a group of `room` bytes.
+    fn prepare(&self, maintenance: &mut Maintenance, room: u64) -> Result<()> {
+        let last = Arc::clone(self.files.lock().last());
+        let least_bytes = BODY_AT + round_up(room.max(BLOCK_BYTES), BLOCK_BYTES);
+        let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
+        let plan = Plan {
+            header: FileHeader {
+                identity: self.identity,
+                sequence: last.sequence + 1,
+                start: last.end(),
+                body_bytes: 0,
+                durable: self.durable(),
+            },
+            wanted_bytes: round_up(usual.max(least_bytes), BLOCK_BYTES),
+            least_bytes,
+            populate_bytes: (room + BLOCK_BYTES).max(POPULATE_BYTES),
+        };
+        let spare = maintenance.spares.pop();
+        let counter = match spare {
+            Some(_) => &self.counters.files_recycled,
+            None => &self.counters.files_created,
+        };
+        let made = make(self.disk.as_ref(), &plan, spare);
+        self.count_spares(maintenance);
+        let made = Arc::new(made?);
+        bump(counter, 1);
+        let mut files = self.files.lock();
+        files.ready.push_back(made);
+        // So that the turn does not allocate when it takes them.
+        let ready = files.ready.len();
+        files.live.reserve(ready);
+        Ok(())
+    }
+
+    /// The current file and the tail's offset in its body, a moment ago.
+    fn current_of(&self, files: &Files) -> (Arc<LogFile>, u64) {
+        let current = Arc::clone(files.current());
+        // The file changes under the lock that the caller holds; the position may have moved within
+        // it.
+        let at = self.position().0 - current.start.0;
+        (current, at)
+    }
+
+    /// Says when there will next be something to do.
+    pub(crate) fn plan_upkeep(&self) {
+        let files = self.files.lock();
+        let current = files.current();
+        let populated = current.populated();
+        let mut at = u64::MAX;
+        if populated < current.body_bytes {
+            at = at.min(current.start.0 + (populated + 1).saturating_sub(POPULATE_BYTES));
+        }
+        if files.ready.is_empty() {
+            at = at.min(current.start.0 + current.body_bytes / 2);
+        }
+        self.upkeep_at.store(at, Ordering::Release);
+    }
+
+    fn count_spares(&self, maintenance: &Maintenance) {
+        let spares = &maintenance.spares;
+        let bytes = spares.iter().map(|spare| spare.file_bytes).sum();
+        self.counters.spare_files.store(spares.len() as u64, Ordering::Relaxed);
+        self.counters.spare_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
