@@ -11,7 +11,7 @@
 //! count for nothing. A file under its own name therefore had a good header once: a bad one is
 //! damage.
 
-use crate::format::{BLOCK_BYTES, BODY_AT, FileHeader, file_name, new_file_name};
+use crate::format::{BODY_AT, CLOSE_ROOM_BYTES, FileHeader, file_name, new_file_name};
 use esker_base::sync::{Arc, AtomicU64, Ordering};
 use esker_base::{Error, Lsn, Result};
 use esker_io::{Disk, File, OpenMode, Window};
@@ -45,14 +45,13 @@ impl LogFile {
 
     /// True if there is place for `room` bytes at body offset `at`, populated or not.
     pub(crate) fn holds(&self, at: u64, room: u64) -> bool {
-        at + room <= self.body_bytes
+        at + room + CLOSE_ROOM_BYTES <= self.body_bytes
     }
 
     /// True if `room` bytes at `at`, which the file holds, may be stored, and a marker wherever the
     /// tail may then be.
     pub(crate) fn is_populated(&self, at: u64, room: u64) -> bool {
-        let populated = self.populated();
-        populated == self.body_bytes || at + room + BLOCK_BYTES <= populated
+        at + room + CLOSE_ROOM_BYTES <= self.populated()
     }
 
     pub(crate) fn populated(&self) -> u64 {

@@ -42,6 +42,11 @@ pub const BODY_AT: u64 = BLOCK_BYTES;
 pub const VERSION: u32 = 1;
 /// Positions of groups are multiples of this.
 pub const ALIGN: u64 = 8;
+/// Groups leave the last block of a body free. So there is place for a close, wherever the tail ends
+/// up and without writing a durable block again, and each file that is followed by another says so.
+pub const CLOSE_ROOM_BYTES: u64 = BLOCK_BYTES;
+/// Smallest body that holds a group.
+pub const BODY_BYTES_MIN: u64 = BLOCK_BYTES + CLOSE_ROOM_BYTES;
 /// Bytes of a group before its payload.
 pub const GROUP_HEADER_BYTES: usize = 32;
 /// Largest group, header included. Keeps a damaged length from asking for absurd amounts, and
@@ -162,7 +167,7 @@ impl FileHeader {
             return damaged("version 0 or reserved bytes in use");
         }
         let aligned = start.0.is_multiple_of(BLOCK_BYTES) && body_bytes.is_multiple_of(BLOCK_BYTES);
-        let bounded = body_bytes > 0 && start.0.checked_add(body_bytes).is_some();
+        let bounded = body_bytes >= BODY_BYTES_MIN && start.0.checked_add(body_bytes).is_some();
         // Nothing of this file was durable before it existed.
         if !aligned || !bounded || durable > start {
             return damaged("impossible position");

@@ -34,9 +34,10 @@
 //!
 //! # Who may call what
 //!
-//! [`Tail`] is the right to append: it lives in the turn's mutex. Everything else may be called
-//! from any thread at any time. Locks are taken in the order maintenance, files; the sync state is
-//! taken alone.
+//! [`Tail`] is the right to append: it lives in the turn's mutex. What takes it is called in the
+//! turn; everything else from any thread at any time, outside the turn, since it may wait or take
+//! the turn itself. Locks are taken in the order turn, maintenance, files; the sync state is taken
+//! alone.
 
 mod commit;
 mod file;

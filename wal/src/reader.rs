@@ -10,11 +10,10 @@
 //! position and its checksum is seeded with it, so that old bytes of a recycled file and bytes
 //! inside payloads do not count.
 
-use crate::format::{ALIGN, GroupHeader};
 use crate::format::{
-    BLOCK_BYTES, BODY_AT, FileHeader, GROUP_HEADER_BYTES, GROUP_PEEK_BYTES, HeaderFault, Identity,
-    Item, MARKER_BYTES, VERSION, file_name, group_lsn, is_signed, parse_name, peek, round_up,
-    to_usize,
+    ALIGN, BLOCK_BYTES, BODY_AT, FileHeader, GROUP_HEADER_BYTES, GROUP_PEEK_BYTES, GroupHeader,
+    HeaderFault, Identity, Item, MARKER_BYTES, VERSION, file_name, group_lsn, is_signed,
+    parse_name, peek, round_up, to_usize,
 };
 use esker_base::sync::Arc;
 use esker_base::{CommitNo, DatabaseId, Error, Lsn, Result};
@@ -98,7 +97,8 @@ pub(crate) fn survey(disk: &dyn Disk, database: DatabaseId) -> Result<Vec<Found>
 }
 
 /// Reads every group from `from`, which is a start, a tail position or an end of a group of this
-/// incarnation, in order.
+/// incarnation, in order. Nothing may be appended or released meanwhile. At the end it scans the
+/// rest of the last file and those made ready behind it.
 ///
 /// # Errors
 /// `Corrupt` if something that was durable does not read back. `NotADatabase` or `Format` if there
@@ -150,11 +150,10 @@ struct Log<'a> {
 }
 
 /// Why reading stopped in a file.
+#[derive(Debug, PartialEq, Eq)]
 enum Stop {
     /// At a close: there is a next file.
     Closed,
-    /// The body is used up.
-    Full,
     /// Nothing good stands here.
     Bad,
 }
@@ -190,51 +189,37 @@ impl<'a> Log<'a> {
         loop {
             let member = &self.members[index];
             let mut body = Body::new(member.found, header.start, header.body_bytes);
-            let stop = self.read_body(&mut body, header.body_bytes, end, visit)?;
-            let next = self.next(index);
-            match (stop, next) {
-                (Stop::Closed | Stop::Full, Some(next)) if next.1.start == header.end() => {
-                    (index, header) = next;
-                    end.end = header.start;
-                }
-                (Stop::Closed, _) | (Stop::Full, Some(_)) => {
-                    let detail = format!("should start at {:?}, but is not there", header.end());
-                    return Err(Error::corrupt(
-                        "log file",
-                        file_name(member.sequence + 1),
-                        0,
-                        detail,
-                    ));
-                }
-                (stop @ (Stop::Full | Stop::Bad), _) => {
-                    let Some(witness) = self.witness(index, &mut body, end.end)? else {
-                        return Ok(());
-                    };
-                    let detail = format!("{witness} says that {:?} was durable", end.end);
-                    return Err(match stop {
-                        Stop::Bad => {
-                            let offset = BODY_AT + (end.end.0 - header.start.0);
-                            Error::corrupt("log group", &member.found.name, offset, detail)
-                        }
-                        _ => Error::corrupt("log file", file_name(member.sequence + 1), 0, detail),
-                    });
-                }
+            if self.read_body(&mut body, end, visit)? == Stop::Bad {
+                let Some(witness) = self.witness(index, &mut body, end.end)? else {
+                    return Ok(());
+                };
+                let offset = BODY_AT + (end.end.0 - header.start.0);
+                let detail = format!("{witness} says that {:?} was durable", end.end);
+                return Err(Error::corrupt("log group", &member.found.name, offset, detail));
             }
+            // A file is closed when the next one is durable: it cannot be missing.
+            let Some(next) = self.next(index).filter(|next| next.1.start == header.end()) else {
+                let name = file_name(member.sequence.saturating_add(1));
+                let detail = format!("should be there and start at {:?}", header.end());
+                return Err(Error::corrupt("log file", name, 0, detail));
+            };
+            (index, header) = next;
+            end.end = header.start;
         }
     }
 
-    /// The file that holds a position. At the border of two, the later one, if it is there.
+    /// The file that holds a position.
     fn locate(&self, lsn: Lsn) -> Option<(usize, &'a FileHeader)> {
         let holds = |(index, member): (usize, &Member<'a>)| {
             let header = member.header?;
-            (header.start <= lsn && lsn <= header.end()).then_some((index, header))
+            (header.start <= lsn && lsn < header.end()).then_some((index, header))
         };
         self.members.iter().enumerate().rev().find_map(holds)
     }
 
     fn next(&self, index: usize) -> Option<(usize, &'a FileHeader)> {
         let next = self.members.get(index + 1)?;
-        let follows = next.sequence == self.members[index].sequence + 1;
+        let follows = next.sequence - 1 == self.members[index].sequence;
         Some((index + 1, next.header?)).filter(|_| follows)
     }
 
@@ -242,16 +227,12 @@ impl<'a> Log<'a> {
     fn read_body(
         &self,
         body: &mut Body<'_>,
-        body_bytes: u64,
         end: &mut End,
         visit: &mut dyn FnMut(Group<'_>) -> Result<()>,
     ) -> Result<Stop> {
         loop {
             let lsn = end.end;
             let at = lsn.0 - body.start.0;
-            if at == body_bytes {
-                return Ok(Stop::Full);
-            }
             let item = match body.head(at)? {
                 Some((head, room)) => peek(self.identity, lsn, head, room),
                 None => None,
@@ -288,7 +269,7 @@ impl<'a> Log<'a> {
         let mut start = self.members[index].header.map(FileHeader::end);
         let mut sequence = self.members[index].sequence;
         for member in &self.members[index + 1..] {
-            sequence += 1;
+            sequence = sequence.saturating_add(1);
             if sequence != member.sequence {
                 (start, sequence) = (None, member.sequence);
             }

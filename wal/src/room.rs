@@ -3,7 +3,8 @@
 
 use crate::file::{LogFile, POPULATE_BYTES, Plan, Spare, make};
 use crate::format::{
-    BLOCK_BYTES, BODY_AT, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, group_room, round_up,
+    BLOCK_BYTES, BODY_AT, CLOSE_ROOM_BYTES, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES,
+    group_room, round_up,
 };
 use crate::stats::bump;
 use crate::writer::{Files, Maintenance, Wal};
@@ -34,9 +35,9 @@ impl Wal {
             (current, at, ready)
         };
         if current.holds(at, room) {
-            current.populate(at + room + BLOCK_BYTES + POPULATE_BYTES)?;
+            current.populate(at + room + CLOSE_ROOM_BYTES + POPULATE_BYTES)?;
         } else if let Some(ready) = ready {
-            ready.populate(room + BLOCK_BYTES)?;
+            ready.populate(room + CLOSE_ROOM_BYTES)?;
         } else {
             self.prepare(&mut maintenance, room)?;
         }
@@ -115,7 +116,7 @@ impl Wal {
     /// Makes a file ready that follows the last one and holds a group of `room` bytes.
     fn prepare(&self, maintenance: &mut Maintenance, room: u64) -> Result<()> {
         let last = Arc::clone(self.files.lock().last());
-        let least_bytes = BODY_AT + round_up(room.max(BLOCK_BYTES), BLOCK_BYTES);
+        let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
         let plan = Plan {
             header: FileHeader {
@@ -127,7 +128,7 @@ impl Wal {
             },
             wanted_bytes: round_up(usual.max(least_bytes), BLOCK_BYTES),
             least_bytes,
-            populate_bytes: (room + BLOCK_BYTES).max(POPULATE_BYTES),
+            populate_bytes: (room + CLOSE_ROOM_BYTES).max(POPULATE_BYTES),
         };
         let spare = maintenance.spares.pop();
         let counter = match spare {

@@ -8,8 +8,9 @@
 use crate::Options;
 use crate::file::{LogFile, Plan, Spare, make};
 use crate::format::{
-    BLOCK_BYTES, BODY_AT, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader, Identity,
-    MARKER_BYTES, close, group_room, pad, parse_name, round_up, sign, sign_parts, to_usize,
+    BLOCK_BYTES, BODY_AT, BODY_BYTES_MIN, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES,
+    GroupHeader, Identity, MARKER_BYTES, close, group_room, pad, parse_name, round_up, sign,
+    sign_parts, to_usize,
 };
 use crate::reader::survey;
 use crate::stats::{Counters, WalStats, bump};
@@ -123,7 +124,7 @@ impl Wal {
         }
         let identity = Identity { database: options.database, incarnation: options.incarnation };
         let file_bytes =
-            options.first_file_bytes.min(options.file_bytes_max).max(BODY_AT + BLOCK_BYTES);
+            options.first_file_bytes.min(options.file_bytes_max).max(BODY_AT + BODY_BYTES_MIN);
         let plan = Plan {
             header: FileHeader {
                 identity,
@@ -133,7 +134,7 @@ impl Wal {
                 durable: start,
             },
             wanted_bytes: round_up(file_bytes, BLOCK_BYTES),
-            least_bytes: BODY_AT + BLOCK_BYTES,
+            least_bytes: BODY_AT + BODY_BYTES_MIN,
             populate_bytes: crate::file::POPULATE_BYTES,
         };
         let file = Arc::new(make(disk.as_ref(), &plan, None)?);
@@ -278,9 +279,7 @@ impl Wal {
     fn switch(&self, tail: &mut Tail, room: u64) {
         let mut files = self.files.lock();
         while !tail.file.holds(tail.at(), room) {
-            if tail.position < tail.file.end() {
-                tail.file.window.store(tail.at(), &close(self.identity, tail.position));
-            }
+            tail.file.window.store(tail.at(), &close(self.identity, tail.position));
             let next = files.ready.pop_front().expect("append after fits: a ready file is there");
             tail.file = Arc::clone(&next);
             self.move_to(tail, next.start);
