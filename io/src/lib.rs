@@ -30,6 +30,19 @@
 //!
 //! Are absorbed here: reads and writes are whole or an error.
 
+#![allow(clippy::disallowed_methods, reason = "this is the one crate that may touch the disk")]
+
+pub mod arena;
+#[cfg(test)]
+mod conformance;
+pub mod mem;
+mod name;
+pub mod os;
+#[cfg(test)]
+mod scratch;
+pub mod sim;
+mod sys;
+
 use esker_base::Result;
 use esker_base::sync::Arc;
 use std::fmt;
@@ -99,6 +112,11 @@ pub trait Lock: Send + Sync + fmt::Debug {}
 pub trait File: Send + Sync + fmt::Debug {
     /// Fills `buf` from `offset`. Reading past the end is an `Io` error of kind `UnexpectedEof`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+    /// Fills `buf` like [`File::read_at`] and answers true, or answers false at once if that would mean
+    /// to wait for the device; `buf` then holds anything.
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.read_at(offset, buf).map(|()| true)
+    }
     /// Writes all of `data`, growing the file if needed. On an error any part may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
     /// Makes earlier writes, window stores and the length durable (`fdatasync`).

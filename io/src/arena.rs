@@ -1,0 +1,110 @@
+//! One reservation of memory for everything that the engine caches.
+//!
+//! The address space is taken at once and never moves; the kernel commits pages as they are first
+//! touched. So a budget holds by construction, and a place in it can be named by an offset.
+
+use crate::sys::Mapping;
+use esker_base::{Error, Result};
+use std::io;
+use std::ptr::NonNull;
+
+/// Size of a huge page on x86-64, and the alignment of [`Arena::base`].
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A stretch of zeroed private memory, unmapped on drop.
+#[derive(Debug)]
+pub struct Arena {
+    /// Larger than asked for, so that an aligned stretch lies within.
+    _mapping: Mapping,
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Arena {
+    /// Reserves at least `bytes`, in whole huge pages, and advises the kernel to use such.
+    ///
+    /// # Errors
+    /// `Io` of kind `OutOfMemory` if the address space is limited.
+    pub fn reserve(bytes: usize) -> Result<Self> {
+        Self::reserve_with(bytes, true)
+    }
+
+    /// As [`Arena::reserve`]; without huge pages the first touch of a place commits 4 KiB rather
+    /// than 2 MiB, which suits small or sparse use.
+    pub fn reserve_with(bytes: usize, huge_pages: bool) -> Result<Self> {
+        let error = |source| Error::from_io("reserve memory", "arena", 0, source);
+        let bytes = bytes.max(1).checked_next_multiple_of(HUGE_PAGE_BYTES);
+        let (bytes, padded) = bytes
+            .and_then(|bytes| Some((bytes, bytes.checked_add(HUGE_PAGE_BYTES)?)))
+            .ok_or_else(|| error(io::ErrorKind::OutOfMemory.into()))?;
+        let mapping = Mapping::anonymous(padded).map_err(error)?;
+        let skip = mapping.base().align_offset(HUGE_PAGE_BYTES);
+        #[cfg(target_os = "linux")]
+        {
+            let advice = if huge_pages { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+            // A kernel without huge pages refuses the advice; the memory is as good.
+            let _advised: Result<(), io::Error> = mapping.advise(skip, bytes, advice);
+        }
+        let base = mapping.pointer_at(skip);
+        Ok(Self { _mapping: mapping, base, bytes })
+    }
+
+    /// First byte; a multiple of [`HUGE_PAGE_BYTES`].
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes from [`Arena::base`] on that may be used.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[allow(unsafe_code, reason = "the type owns its memory and lends out no more than its address")]
+mod shared {
+    // SAFETY: `base` points into the mapping that the value owns; the memory belongs to no thread, and
+    // whoever dereferences the pointer answers for races.
+    unsafe impl Send for super::Arena {}
+    // SAFETY: as above; `&Arena` gives out a pointer and a length, nothing more.
+    unsafe impl Sync for super::Arena {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_and_as_large_as_asked() {
+        for huge_pages in [false, true] {
+            for bytes in [0, 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1, 1 << 30] {
+                let arena = Arena::reserve_with(bytes, huge_pages).unwrap();
+                assert_eq!(arena.base().align_offset(HUGE_PAGE_BYTES), 0);
+                assert!(arena.bytes() >= bytes.max(HUGE_PAGE_BYTES));
+            }
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        assert!(matches!(Arena::reserve(usize::MAX), Err(Error::Io { .. })));
+        assert!(matches!(Arena::reserve(1 << 60), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    #[allow(unsafe_code, reason = "the only way to use an arena")]
+    fn both_ends_can_be_written_from_another_thread() {
+        let arena = Arena::reserve(8 * HUGE_PAGE_BYTES).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for at in [0, arena.bytes() - 1] {
+                    // SAFETY: inside the arena; no other thread uses it.
+                    let place = unsafe { arena.base().add(at) };
+                    // SAFETY: as above; the memory is zeroed.
+                    assert_eq!(unsafe { place.read() }, 0);
+                    // SAFETY: as above.
+                    unsafe { place.write(7) };
+                }
+            });
+        });
+    }
+}

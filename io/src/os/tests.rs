@@ -1,0 +1,1 @@
+//! Locks, permissions, forks, and the pool of readers.

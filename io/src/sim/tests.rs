@@ -1,0 +1,1 @@
+//! What each kind of crash may leave, and how faults behave.
