@@ -47,6 +47,7 @@ use esker_base::{Error, Result};
 use file::SimFile;
 use inode::Change;
 use names::{InodeNo, NameChange};
+use pages::SECTOR_BYTES;
 use state::State;
 use std::fmt;
 use std::time::Duration;
@@ -240,8 +241,6 @@ impl SimDisk {
         number
     }
 }
-
-const SECTOR_BYTES: u64 = 512;
 
 fn number_of(state: &State, op: &'static str, name: &str) -> Result<InodeNo> {
     state.names.live.get(name).copied().ok_or_else(|| name::not_found(op, name))

@@ -7,12 +7,10 @@
 
 use super::inode::{Change, Image, Inode};
 use super::names::{self, InodeNo, Names};
-use super::pages::{PAGE_BYTES, Page, units_of, usize_of};
+use super::pages::{PAGE_BYTES, Page, SECTOR_BYTES, units_of, usize_of};
 use super::rng::Rng;
 use esker_base::sync::Arc;
 use std::collections::BTreeMap;
-
-const SECTOR_BYTES: u64 = 512;
 
 /// How the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One simulated file: what programs read, what the device has, and the changes between the two.
 
-use super::pages::{PAGE_BYTES, Pages};
+use super::pages::{PAGE_BYTES, Pages, SECTOR_BYTES};
 use esker_base::sync::Arc;
 
 /// Contents at one moment.
@@ -107,12 +107,34 @@ impl Inode {
                 return;
             }
             if to > from {
-                self.change(seq, Change::Length { from, to });
+                self.note(seq, Change::Length { from, to });
             }
         }
+        if let Change::Length { from, to } = change
+            && to < from
+        {
+            // What a cut takes away is zero in memory from then on, so a sector that is written again
+            // later never goes out with what was there before.
+            self.note(seq, Change::Zero { offset: to, bytes: from - to });
+        }
+        self.note(seq, change);
+    }
+
+    fn note(&mut self, seq: &mut u64, change: Change) {
         self.live.apply(&change);
+        let change = if self.lost_writes { self.whole_sectors(change) } else { change };
         self.pending.push(Pending { seq: *seq, change });
         *seq += 1;
+    }
+
+    /// Whole sectors go out as they stand in memory, with bytes in them that a failed sync had dropped.
+    fn whole_sectors(&self, change: Change) -> Change {
+        let Some((offset, bytes)) = change.range() else { return change };
+        let offset_down = offset / SECTOR_BYTES * SECTOR_BYTES;
+        let end = (offset + bytes).next_multiple_of(SECTOR_BYTES).min(self.live.len);
+        let mut data = vec![0; super::pages::usize_of(end - offset_down)];
+        self.live.pages.read(offset_down, &mut data);
+        Change::Write { offset: offset_down, data: data.into() }
     }
 
     pub(super) fn sync(&mut self) {

@@ -6,6 +6,8 @@
 use esker_base::sync::{Arc, OnceLock};
 
 pub(super) const PAGE_BYTES: usize = 4096;
+/// What a device writes as a whole.
+pub(super) const SECTOR_BYTES: u64 = 512;
 const CHUNK_PAGES: usize = 256;
 
 pub(super) type Page = [u8; PAGE_BYTES];
