@@ -1,0 +1,333 @@
+//! The log as the engine uses it: appending, syncing, switching files, releasing, faults.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+mod common;
+
+use common::{DATABASE, FaultDisk, Log, START, options, payload, read_all, read_from, up_to};
+use esker_base::sync::{Arc, Mutex, Ordering, thread};
+use esker_base::{CommitNo, Error, Lsn};
+use esker_io::mem::MemDisk;
+use esker_io::{Disk, OpenMode};
+use esker_wal::{Options, Wal};
+
+const SMALL: u64 = 16 << 10;
+
+fn small(max: u64) -> (Arc<dyn Disk>, Log) {
+    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+    let log = Log::create(Arc::clone(&disk), options(SMALL, max)).unwrap();
+    (disk, log)
+}
+
+#[test]
+fn groups_round_trip_over_files() {
+    let (disk, log) = small(4 * SMALL);
+    let sizes = [0, 1, 7, 8, 130, 4000, 9000, 31, 16 << 10, 17 << 10, 100];
+    for (n, bytes) in sizes.into_iter().cycle().take(200).enumerate() {
+        let (_, end) = log.put(bytes).unwrap();
+        if n % 7 == 0 {
+            log.sync(end).unwrap();
+            assert!(log.wal.durable() >= end);
+            assert_eq!(log.turn.lock().tail.position().0 % 4096, 0, "sealed");
+        }
+    }
+    let (commits, end) = read_from(disk.as_ref(), START).unwrap();
+    assert_eq!(commits, up_to(200));
+    assert_eq!(end.end, log.wal.position());
+    let stats = log.wal.stats();
+    assert_eq!(stats.groups, 200);
+    assert!(stats.files > 5 && stats.syncs >= 29, "{stats:?}");
+    assert_eq!(end.files.len() as u64, stats.files + stats.ready_files);
+    assert_eq!(end.highest_sequence, end.files.len() as u64);
+    assert_eq!(end.highest_incarnation, 1);
+}
+
+#[test]
+fn reading_starts_anywhere_a_tail_was() {
+    let (disk, log) = small(4 * SMALL);
+    let mut starts = vec![(0, log.turn.lock().tail.position())];
+    for n in 1..120 {
+        let (_, end) = log.put(n * 37 % 900).unwrap();
+        if n % 5 == 0 {
+            log.sync(end).unwrap();
+        }
+        starts.push((n, log.turn.lock().tail.position()));
+    }
+    for (n, from) in starts {
+        let (commits, _) = read_from(disk.as_ref(), from).unwrap();
+        let expected: Vec<_> = (n as u64 + 1..120).collect();
+        assert_eq!(commits, expected, "from {from:?}");
+    }
+}
+
+#[test]
+fn a_group_larger_than_any_file_gets_one() {
+    let (disk, log) = small(4 * SMALL);
+    log.put(10).unwrap();
+    // Smaller files made ready before are passed by.
+    while log.wal.stats().ready_files == 0 {
+        log.put(1000).unwrap();
+        log.wal.upkeep().unwrap();
+    }
+    log.put(3 << 20).unwrap();
+    log.put_sync(10).unwrap();
+    let groups = log.wal.stats().groups;
+    assert_eq!(read_all(disk.as_ref()).unwrap(), up_to(groups));
+    assert!(matches!(log.wal.make_room(2 << 30), Err(Error::TooLarge { .. })));
+    assert!(!log.wal.fits(&log.turn.lock().tail, 2 << 30));
+}
+
+#[test]
+fn files_double_up_to_the_limit() {
+    let (disk, log) = small(4 * SMALL);
+    for _ in 0..400 {
+        log.put(1000).unwrap();
+    }
+    let sizes: Vec<_> = common::contents(disk.as_ref())
+        .iter()
+        .map(|(_, bytes)| bytes.len() as u64 / SMALL)
+        .collect();
+    assert_eq!(sizes[..4], [1, 2, 4, 4]);
+}
+
+#[test]
+fn released_files_are_recycled_and_their_old_groups_stay_dead() {
+    let (disk, log) = small(SMALL);
+    let mut released = START;
+    for round in 0..50 {
+        let first = log.turn.lock().commit.0 + 1;
+        let from = log.turn.lock().tail.position();
+        for n in 0..20 {
+            log.put(700 + n).unwrap();
+        }
+        let (_, end) = log.put(9).unwrap();
+        log.sync(end).unwrap();
+        let last = log.turn.lock().commit.0;
+        let (commits, _) = read_from(disk.as_ref(), from).unwrap();
+        assert_eq!(commits, (first..=last).collect::<Vec<_>>(), "round {round}");
+        log.wal.release_before(from).unwrap();
+        released = from;
+    }
+    let stats = log.wal.stats();
+    assert!(stats.files_recycled > 10, "{stats:?}");
+    assert!(stats.files_created <= 6, "{stats:?}");
+    assert!(stats.spare_files <= 2, "{stats:?}");
+    assert!(disk.list().unwrap().len() <= 6);
+    assert!(read_from(disk.as_ref(), released).is_ok());
+    let error = read_all(disk.as_ref()).unwrap_err();
+    assert!(error.is_corrupt(), "the start is gone, and that is no empty log: {error}");
+}
+
+#[test]
+fn nothing_undurable_is_released() {
+    let (disk, log) = small(SMALL);
+    for _ in 0..100 {
+        log.put(700).unwrap();
+    }
+    log.wal.release_before(log.wal.position()).unwrap();
+    assert_eq!(read_all(disk.as_ref()).unwrap(), up_to(100));
+}
+
+#[test]
+fn a_failed_sync_poisons() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, SMALL)).unwrap();
+    log.put_sync(10).unwrap();
+    let durable = log.wal.durable();
+    assert_eq!(log.wal.poisoned(), None);
+    disk.faults.sync_fails.store(true, Ordering::SeqCst);
+    let (_, end) = log.put(10).unwrap();
+    assert!(matches!(log.sync(end), Err(Error::Unknown { .. })));
+    disk.faults.sync_fails.store(false, Ordering::SeqCst);
+    // A later sync would succeed and mean nothing.
+    assert!(matches!(log.sync(end), Err(Error::Unknown { .. })));
+    assert!(matches!(log.sync(Lsn(end.0 + (1 << 20))), Err(Error::Poisoned { .. })));
+    assert!(log.wal.poisoned().unwrap().contains("injected"));
+    assert_eq!(log.wal.durable(), durable);
+    log.sync(durable).unwrap();
+}
+
+#[test]
+fn all_who_wait_for_a_failed_sync_learn_of_it() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, SMALL)).unwrap();
+    disk.faults.sync_ms.store(30, Ordering::SeqCst);
+    disk.faults.sync_fails.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let (_, end) = log.put(10).unwrap();
+                assert!(matches!(log.sync(end), Err(Error::Unknown { .. })));
+            });
+        }
+    });
+    assert_eq!(
+        disk.faults.syncs.load(Ordering::SeqCst),
+        2,
+        "the first file's, and one that failed"
+    );
+}
+
+#[test]
+fn no_space_leaves_the_log_usable() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, 4 * SMALL)).unwrap();
+    disk.faults.no_space.store(true, Ordering::SeqCst);
+    let error = loop {
+        if let Err(error) = log.put(500) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    let groups = log.wal.stats().groups;
+    assert!(groups > 10);
+    log.sync(log.wal.position()).unwrap();
+    assert_eq!(read_all(&disk).unwrap(), up_to(groups));
+    assert_eq!(disk.list().unwrap().len(), 1, "nothing half-made is left");
+    disk.faults.no_space.store(false, Ordering::SeqCst);
+    // Space for a smaller file than wanted is enough.
+    disk.faults.file_bytes_max.store(12 << 10, Ordering::SeqCst);
+    for _ in 0..100 {
+        log.put(500).unwrap();
+    }
+    assert_eq!(read_all(&disk).unwrap(), up_to(groups + 100));
+}
+
+#[test]
+fn a_file_that_could_not_be_named_is_made_again() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, SMALL)).unwrap();
+    for fails in [true, false, true, false] {
+        disk.faults.dir_sync_fails.store(fails, Ordering::SeqCst);
+        let error = (0..40).find_map(|_| log.put(600).err());
+        assert_eq!(error.is_some(), fails);
+        log.wal.release_before(log.wal.durable()).unwrap();
+        log.sync(log.wal.position()).unwrap();
+    }
+    // Left behind by a try that could not even clean up.
+    let next = 1 + read_from(&disk, log.wal.position()).unwrap().1.highest_sequence;
+    disk.open(&format!("wal-{next:016x}.new"), OpenMode::Create).unwrap();
+    for _ in 0..60 {
+        log.put(600).unwrap();
+    }
+}
+
+#[test]
+fn upkeep_works_ahead() {
+    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+    let log = Log::create(disk, options(4 << 20, 8 << 20)).unwrap();
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        if log.wal.upkeep_due() {
+            assert!(log.wal.upkeep().unwrap());
+            assert!(!log.wal.upkeep_due());
+            assert!(!log.wal.upkeep().unwrap(), "idle when not due");
+        }
+        if !log.wal.fits(&log.turn.lock().tail, 1000) {
+            refused += 1;
+        }
+        log.put(1000).unwrap();
+    }
+    assert_eq!(refused, 0, "upkeep keeps ahead");
+    assert!(log.wal.stats().files >= 3);
+}
+
+#[test]
+fn commits_share_syncs() {
+    const THREADS: u64 = 8;
+    const EACH: u64 = 25;
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, 4 * SMALL)).unwrap();
+    disk.faults.sync_ms.store(2, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for n in 0..EACH {
+                    let (_, end) = log.put(100 + n as usize).unwrap();
+                    log.sync(end).unwrap();
+                    assert!(log.wal.durable() >= end);
+                    if n % 8 == 0 {
+                        log.wal.upkeep().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let stats = log.wal.stats();
+    assert_eq!(stats.synced_groups, THREADS * EACH);
+    assert!(stats.syncs < THREADS * EACH / 2, "{stats:?}");
+    assert!(stats.synced_groups_max > 2 && stats.sync_ns_max >= 1_000_000, "{stats:?}");
+    let mut commits = read_all(&disk).unwrap();
+    commits.sort_unstable();
+    assert_eq!(commits, up_to(THREADS * EACH));
+}
+
+#[test]
+fn releases_and_appends_go_on_together() {
+    let (disk, log) = small(SMALL);
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|n| {
+                let log = &log;
+                scope.spawn(move || {
+                    for i in 0..300 {
+                        let (_, end) = log.put((i * 31 + n) % 5000).unwrap();
+                        if i % 4 == 0 {
+                            log.sync(end).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            log.wal.upkeep().unwrap();
+            log.wal.release_before(log.wal.durable()).unwrap();
+            thread::yield_now();
+        }
+    });
+    let from = log.wal.durable();
+    let (_, end) = log.put(10).unwrap();
+    log.sync(end).unwrap();
+    let (commits, _) = read_from(disk.as_ref(), from).unwrap();
+    assert_eq!(commits.last(), Some(&901));
+    assert!(log.wal.stats().files_recycled > 0);
+}
+
+#[test]
+fn a_new_log_needs_an_incarnation_and_a_sequence_of_its_own() {
+    let (disk, log) = small(SMALL);
+    log.put_sync(100).unwrap();
+    let end = read_from(disk.as_ref(), START).unwrap().1;
+    let start = Lsn(end.end.0.next_multiple_of(4096));
+    let create = |incarnation, sequence| {
+        let options = Options::new(DATABASE, incarnation);
+        Wal::create(Arc::clone(&disk), options, sequence, start)
+    };
+    assert!(matches!(create(1, 5), Err(Error::Invalid { .. })));
+    assert!(matches!(create(2, 1), Err(Error::Invalid { .. })));
+    let (wal, tail) = create(end.highest_incarnation + 1, end.highest_sequence + 1).unwrap();
+    let tail = Mutex::new(tail);
+    let again = payload(CommitNo(1), 100);
+    let end = wal.append(&mut tail.lock(), CommitNo(1), &[&again]);
+    wal.sync_through(end, &|| wal.seal(&mut tail.lock())).unwrap();
+    // Both are there until the old files are removed.
+    assert_eq!(read_all(disk.as_ref()).unwrap(), [1]);
+    let mut seen = Vec::new();
+    let new = esker_wal::read(disk.as_ref(), DATABASE, 2, start, &mut |group| {
+        seen.push(group.commit.0);
+        Ok(())
+    });
+    assert_eq!(seen, [1]);
+    assert_eq!(new.unwrap().highest_sequence, 2);
+}
+
+#[test]
+fn errors_of_the_visitor_and_bad_positions_end_reading() {
+    let (disk, log) = small(SMALL);
+    log.put(100).unwrap();
+    let stop = esker_wal::read(disk.as_ref(), DATABASE, 1, START, &mut |_| Err(Error::Closed));
+    assert!(matches!(stop, Err(Error::Closed)));
+    let odd = esker_wal::read(disk.as_ref(), DATABASE, 1, Lsn(START.0 + 4), &mut |_| Ok(()));
+    assert!(matches!(odd, Err(Error::Invalid { .. })));
+}
