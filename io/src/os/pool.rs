@@ -102,6 +102,11 @@ impl Pool {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn thread_count(&self) -> usize {
+        self.threads.lock().len()
+    }
+
     /// Puts a batch where threads find it, and starts threads if too few are idle.
     fn offer(&self, batch: &Arc<Batch>) {
         // The caller is one more.
