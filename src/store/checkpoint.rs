@@ -1,0 +1,307 @@
+//! Checkpoints: a cut written out, so that recovery may start from it.
+//!
+//! The steps and why in this order: DESIGN.md §4.6. The metadata of a checkpoint is a sequence of varints:
+//!
+//! ```text
+//! commit | next image number | map height | map root (4 numbers)
+//! | next page id | free ranges: count, (first, count)*
+//! | trees to free: count, (commit, page, level)*
+//! | segment table (segment.rs) | engine's part: length, bytes
+//! ```
+
+use super::frame::{DIRTY, PINNED};
+use super::image::Address;
+use super::map::Map;
+use super::segment::Segments;
+use super::superblock::{self, Superblock};
+use super::{FreedTree, PageIds, State, Store, StoreOptions, Writer, count, map_fan};
+use esker_base::codec::{Reader, put_prefixed, put_varint};
+use esker_base::sync::Ordering;
+use esker_base::{CommitNo, Error, PageId, Result, SegmentId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Pages written per hold of the writer lock, so that those who wait for frames get their turn.
+const BATCH_PAGES: usize = 256;
+
+/// What a checkpoint's file says, decoded.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    pub(crate) commit: CommitNo,
+    pub(crate) next_number: u64,
+    pub(crate) state: State,
+    pub(crate) engine: Vec<u8>,
+}
+
+impl Store {
+    /// Writes every page that is dirty as of `cut`, which the caller holds. Sets the store to keep newer images apart until
+    /// [`Self::end_checkpoint`].
+    pub(crate) fn checkpoint_pages(&self, cut: CommitNo) -> Result<()> {
+        let mut frame = 0;
+        while frame < self.frames.count() {
+            let mut writer = self.lock_writer();
+            let mut staged = 0;
+            while frame < self.frames.count() && staged < BATCH_PAGES {
+                let header = self.frames.header(frame);
+                let state = header.state.load(Ordering::Relaxed);
+                if state & DIRTY != 0
+                    && state & PINNED == 0
+                    && header.commit() <= cut
+                    && self.stage_or_abandon(&mut writer, Some(frame))?
+                {
+                    staged += 1;
+                    if writer.fresh.is_full() {
+                        self.flush(&mut writer)?;
+                    }
+                }
+                frame += 1;
+            }
+            self.flush(&mut writer)?;
+        }
+        let versions = self.versions.collect(|_, version| version.is_seen_by(cut));
+        for batch in versions.chunks(BATCH_PAGES) {
+            let mut writer = self.lock_writer();
+            for (page, version) in batch {
+                if version.address.is_none() {
+                    self.stage_version(&mut writer, *page, version, true)
+                        .inspect_err(|_| self.abandon(&mut writer))?;
+                } else {
+                    // Written out earlier to free its frame: the map may not know.
+                    let mut state = self.state.lock();
+                    let load = &mut |node, at| self.load_map_node(node, at);
+                    if state.map.get(*page, load)? != version.address {
+                        self.install_in_map(&mut state, *page, version.address)?;
+                    }
+                }
+                if writer.fresh.is_full() {
+                    self.flush(&mut writer)?;
+                }
+            }
+            self.flush(&mut writer)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the map and the metadata, syncs everything that the superblock will refer to, and
+    /// writes the superblock. Returns the freeze number to pass to [`Self::remove_segments`].
+    pub(crate) fn checkpoint_commit(
+        &self,
+        cut: CommitNo,
+        engine: &[u8],
+        mut superblock: Superblock,
+    ) -> Result<(u64, Superblock)> {
+        let mut writer = self.lock_writer();
+        let writer = &mut *writer;
+        let freeze = {
+            let mut state = self.state.lock();
+            state.segments.freezes += 1;
+            state.segments.freezes
+        };
+        self.write_map(writer).inspect_err(|_| self.abandon(writer))?;
+        let mut payload = Vec::new();
+        {
+            let mut state = self.state.lock();
+            encode(&state, cut, writer.next_number, engine, &mut payload);
+            state.map.shrink(self.options.map_nodes);
+        }
+        for id in std::mem::take(&mut writer.unsynced) {
+            if let Err(error) = self.files.get(id).and_then(|file| file.sync()) {
+                writer.unsynced.insert(id);
+                return Err(error);
+            }
+        }
+        let (crc, bytes) = superblock::write_checkpoint(
+            &*self.disk,
+            self.database,
+            superblock.checkpoint,
+            &payload,
+        )?;
+        self.disk.sync_dir()?;
+        superblock.checkpoint_crc = crc;
+        superblock.checkpoint_bytes = bytes;
+        superblock::write(&*self.disk, &superblock)?;
+        count(&self.counters.checkpoints, 1);
+        Ok((freeze, superblock))
+    }
+
+    /// Writes the metadata of a database that has nothing yet.
+    pub(crate) fn first_checkpoint(
+        &self,
+        engine: &[u8],
+        superblock: &mut Superblock,
+    ) -> Result<()> {
+        let mut payload = Vec::new();
+        encode(&self.state.lock(), CommitNo(0), 1, engine, &mut payload);
+        let (crc, bytes) = superblock::write_checkpoint(
+            &*self.disk,
+            self.database,
+            superblock.checkpoint,
+            &payload,
+        )?;
+        superblock.checkpoint_crc = crc;
+        superblock.checkpoint_bytes = bytes;
+        self.disk.sync_dir()
+    }
+
+    fn write_map(&self, writer: &mut Writer) -> Result<()> {
+        let height = self.state.lock().map.height();
+        for level in 0..height {
+            let dirty = self.state.lock().map.dirty(level);
+            for node in dirty {
+                self.write_map_node(writer, node)?;
+                if writer.fresh.is_full() {
+                    self.flush(writer)?;
+                }
+            }
+        }
+        self.flush(writer)
+    }
+
+    /// Begins: from now on images newer than `cut` stay out of the map. In the turn.
+    pub(crate) fn begin_checkpoint(&self, cut: CommitNo) {
+        let mut state = self.state.lock();
+        assert!(state.checkpoint_cut.is_none(), "one checkpoint at a time");
+        state.checkpoint_cut = Some(cut);
+        self.dirtied.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends, whether it succeeded or not: the overlay joins the map.
+    pub(crate) fn end_checkpoint(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        while let Some((page, address)) = state.overlay.pop_first() {
+            let load = &mut |node, at| self.load_map_node(node, at);
+            match state.map.set(page, address, load) {
+                Ok(old) => state.segments.remove(old),
+                Err(error) => {
+                    state.overlay.insert(page, address);
+                    return Err(error);
+                }
+            }
+        }
+        state.checkpoint_cut = None;
+        Ok(())
+    }
+
+    /// Removes segments that neither the durable checkpoint, nor the map, nor a kept version refers to.
+    pub(crate) fn remove_segments(&self, freeze: u64) -> Result<usize> {
+        let writer = self.lock_writer();
+        let candidates = self.state.lock().segments.removable(freeze);
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        let kept: BTreeSet<SegmentId> = self
+            .versions
+            .collect(|_, version| !version.address.is_none())
+            .iter()
+            .map(|(_, version)| version.address.segment)
+            .collect();
+        let mut removed = 0;
+        for id in candidates {
+            if kept.contains(&id) || writer.unsynced.contains(&id) {
+                continue;
+            }
+            self.files.remove(id)?;
+            self.state.lock().segments.table.remove(&id);
+            removed += 1;
+        }
+        count(&self.counters.segments_removed, removed as u64);
+        Ok(removed)
+    }
+}
+
+fn put_address(out: &mut Vec<u8>, address: Address) {
+    put_varint(out, u64::from(address.segment.0));
+    put_varint(out, u64::from(address.offset));
+    put_varint(out, address.number);
+    put_varint(out, u64::from(address.bytes));
+}
+
+fn read_address(reader: &mut Reader<'_>) -> Option<Address> {
+    Some(Address {
+        segment: SegmentId(u32::try_from(reader.varint()?).ok()?),
+        offset: u32::try_from(reader.varint()?).ok()?,
+        number: reader.varint()?,
+        bytes: u16::try_from(reader.varint()?).ok()?,
+    })
+}
+
+fn encode(state: &State, cut: CommitNo, next_number: u64, engine: &[u8], out: &mut Vec<u8>) {
+    put_varint(out, cut.0);
+    put_varint(out, next_number);
+    put_varint(out, u64::from(state.map.height()));
+    put_address(out, state.map.root());
+    put_varint(out, state.ids.next);
+    put_varint(out, state.ids.free.len() as u64);
+    for (first, n) in &state.ids.free {
+        put_varint(out, *first);
+        put_varint(out, *n);
+    }
+    let trees: Vec<(u64, u64, u64, u64)> = state
+        .trees
+        .iter()
+        .filter(|tree| tree.commit <= cut)
+        .map(|tree| (tree.commit.0, tree.page.0, u64::from(tree.level) + 1, 1))
+        .chain(
+            state
+                .freed
+                .iter()
+                .filter(|freed| freed.commit <= cut)
+                .map(|freed| (freed.commit.0, freed.first.0, 0, u64::from(freed.count))),
+        )
+        .collect();
+    put_varint(out, trees.len() as u64);
+    for (commit, page, level, n) in trees {
+        put_varint(out, commit);
+        put_varint(out, page);
+        put_varint(out, level);
+        put_varint(out, n);
+    }
+    state.segments.encode(state.overlay.values().copied(), out);
+    put_prefixed(out, engine);
+}
+
+/// Decodes a checkpoint's metadata.
+pub(crate) fn decode(payload: &[u8], options: &StoreOptions, name: &str) -> Result<Metadata> {
+    try_decode(payload, options)
+        .ok_or_else(|| Error::corrupt("checkpoint", name, 0, "its metadata does not decode"))
+}
+
+fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
+    let mut reader = Reader::new(payload);
+    let commit = CommitNo(reader.varint()?);
+    let next_number = reader.varint()?;
+    let height = u8::try_from(reader.varint()?).ok().filter(|h| (1..=16).contains(h))?;
+    let root = read_address(&mut reader)?;
+    let mut ids = PageIds { next: reader.varint()?, free: Vec::new() };
+    for _ in 0..reader.varint()? {
+        ids.free.push((reader.varint()?, reader.varint()?));
+    }
+    let mut trees = Vec::new();
+    let mut freed = VecDeque::new();
+    for _ in 0..reader.varint()? {
+        let commit = CommitNo(reader.varint()?);
+        let page = PageId(reader.varint()?);
+        let level = u8::try_from(reader.varint()?).ok()?;
+        let n = u32::try_from(reader.varint()?).ok()?;
+        match level {
+            0 => freed.push_back(super::Freed { commit, first: page, count: n }),
+            level => trees.push(FreedTree { commit, page, level: level - 1 }),
+        }
+    }
+    let segments = Segments::decode(&mut reader)?;
+    let engine = reader.prefixed()?.to_vec();
+    reader.is_empty().then(|| Metadata {
+        commit,
+        next_number,
+        state: State {
+            map: Map::open(map_fan(options.page_bytes), height, root),
+            overlay: BTreeMap::new(),
+            checkpoint_cut: None,
+            segments,
+            ids,
+            freed,
+            trees,
+        },
+        engine,
+    })
+}

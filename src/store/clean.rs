@@ -1,0 +1,315 @@
+//! Space comes back: pages given up are freed, and live images are moved out of segments that are
+//! mostly dead.
+
+use super::frame::FrameId;
+use super::image::{Address, Codec, ImageHead, kind};
+use super::map::NodeId;
+use super::pages::Session;
+use super::segment::Segment;
+use super::{Freed, FreedTree, State, Store, Writer, count};
+use esker_base::sync::Ordering;
+use esker_base::{CommitNo, PageId, Result, SegmentId};
+use esker_index::pages::{ChildWord, PageRead, Pages, Stop, View};
+
+/// Cleaning goes on while dead bytes exceed this share of all segment bytes: at rest, when time costs
+/// nothing,
+pub(crate) const DEAD_PERCENT_REST: u64 = 12;
+/// and under writes, when every byte moved competes with them (copying is about u/(1-u) per byte
+/// written at utilisation u).
+pub(crate) const DEAD_PERCENT_BUSY: u64 = 33;
+/// Dead bytes that are never worth cleaning.
+const DEAD_BYTES_MIN: u64 = 256 << 10;
+/// Read at once from a victim.
+const READ_BYTES: usize = 1 << 20;
+
+/// Which segment to clean next, if any: the most dead bytes won per live byte copied, older first
+/// among equals (ids grow with age). Cost-benefit as in Rosenblum and Ousterhout, "The design and
+/// implementation of a log-structured file system", TOCS 1992, §3.6, with rank by id for age.
+pub(crate) fn victim<'a>(
+    table: impl Iterator<Item = (&'a SegmentId, &'a Segment)>,
+    dead_percent_max: u64,
+) -> Option<SegmentId> {
+    let (mut bytes, mut dead) = (0, 0);
+    let mut best: Option<(f64, SegmentId)> = None;
+    for (age, (id, segment)) in table.enumerate() {
+        bytes += segment.bytes;
+        let unused = segment.bytes.saturating_sub(segment.live);
+        // Segments without live bytes wait for a checkpoint, not for the cleaner.
+        if segment.live == 0 || !segment.sealed {
+            continue;
+        }
+        dead += unused;
+        #[expect(clippy::cast_precision_loss, reason = "a score")]
+        let score = unused as f64 / (segment.live as f64 + 4096.0) / (age as f64 + 8.0);
+        if unused > segment.bytes / 20 && best.is_none_or(|(top, _)| score > top) {
+            best = Some((score, *id));
+        }
+    }
+    let worth = dead > DEAD_BYTES_MIN && dead * 100 > bytes * dead_percent_max;
+    best.filter(|_| worth).map(|(_, id)| id)
+}
+
+/// An image to move.
+struct Move {
+    head: ImageHead,
+    old: Address,
+    new: Address,
+}
+
+impl Store {
+    /// Frees what was given up at commits that no cut precedes any more: one bounded step. `oldest` is the
+    /// oldest live cut, or the newest published commit, at a moment in the turn. True if there is more to do.
+    pub(crate) fn free_some(&self, oldest: CommitNo, limit: usize) -> Result<bool> {
+        let mut done = 0;
+        while done < limit {
+            let (tree, freed) = {
+                let mut state = self.state.lock();
+                let tree = state.trees.iter().rposition(|tree| tree.commit <= oldest);
+                let tree = tree.map(|i| state.trees[i]);
+                let freed = match tree {
+                    Some(_) => None,
+                    None => state
+                        .freed
+                        .iter()
+                        .position(|freed| freed.commit <= oldest)
+                        .and_then(|i| state.freed.remove(i)),
+                };
+                (tree, freed)
+            };
+            match (tree, freed) {
+                (Some(tree), _) => self.free_tree_root(tree)?,
+                (None, Some(freed)) => {
+                    let _writer = self.lock_writer();
+                    for i in 0..u64::from(freed.count) {
+                        self.free_page(PageId(freed.first.0 + i))?;
+                    }
+                    self.state.lock().ids.give_back(freed.first, u64::from(freed.count));
+                }
+                (None, None) => return Ok(false),
+            }
+            done += 1;
+        }
+        Ok(true)
+    }
+
+    /// Replaces a tree by its children's trees and frees its root page.
+    fn free_tree_root(&self, tree: FreedTree) -> Result<()> {
+        let word = ChildWord::new(tree.page, ChildWord::NO_HINT);
+        let mut children: Vec<PageId> = Vec::new();
+        let mut overflow: Vec<super::OverflowRange> = Vec::new();
+        loop {
+            let missing = {
+                let session = Session::new(self);
+                match session.read(&word, View::Current) {
+                    Ok(page) => {
+                        children.extend(page.words().iter().map(ChildWord::page));
+                        if page.level() == 0 {
+                            self.logic.overflow(page.body(), &mut |range| overflow.push(range));
+                        }
+                        break;
+                    }
+                    Err(Stop::Missing(page)) => page,
+                    Err(stop) => {
+                        return Err(esker_base::Error::corrupt(
+                            "tree",
+                            self.disk.label(),
+                            0,
+                            format!("freeing {:?}: {stop:?}", tree.page),
+                        ));
+                    }
+                }
+            };
+            self.load(missing, View::Current)?;
+        }
+        let _writer = self.lock_writer();
+        {
+            let mut state = self.state.lock();
+            // Same entry: only this thread takes trees off, others only add.
+            let at = state
+                .trees
+                .iter()
+                .rposition(|other| other.page == tree.page && other.commit == tree.commit);
+            state.trees.swap_remove(at.expect("nobody else takes trees off"));
+            let level = tree.level.saturating_sub(1);
+            let commit = tree.commit;
+            for page in children {
+                state.trees.push(FreedTree { commit, page, level });
+            }
+            for range in overflow {
+                state.freed.push_back(Freed { commit, first: range.first, count: range.pages });
+            }
+        }
+        self.free_page(tree.page)?;
+        self.state.lock().ids.give_back(tree.page, 1);
+        Ok(())
+    }
+
+    /// Takes a page out of memory and out of the map. The caller holds the writer lock.
+    fn free_page(&self, page: PageId) -> Result<()> {
+        if let Some(frame) = self.resident.get(page) {
+            self.drop_frame(page, frame);
+        }
+        let mut state = self.state.lock();
+        if let Some(old) = state.overlay.remove(&page) {
+            state.segments.remove(old);
+        }
+        self.install_in_map(&mut state, page, Address::NONE)
+    }
+
+    fn drop_frame(&self, page: PageId, frame: FrameId) {
+        let header = self.frames.header(frame);
+        header.latch_exclusive();
+        let ours = header.page_id() == page;
+        if ours {
+            header.page.store(0, Ordering::Release);
+            self.resident.remove(page, frame);
+        }
+        header.unlatch_exclusive();
+        if ours {
+            self.frames.retire(frame);
+        }
+    }
+
+    /// Moves the live images out of one segment, if the policy finds one worth it. Not while a
+    /// checkpoint runs. Returns bytes moved, or `None` if there was nothing to do.
+    pub(crate) fn clean_one(&self, dead_percent_max: u64) -> Result<Option<u64>> {
+        let mut writer = self.lock_writer();
+        let writer = &mut *writer;
+        let (id, segment) = {
+            let state = self.state.lock();
+            if state.checkpoint_cut.is_some() {
+                return Ok(None);
+            }
+            let Some(id) = victim(state.segments.table.iter(), dead_percent_max) else {
+                return Ok(None);
+            };
+            (id, state.segments.table[&id])
+        };
+        let moved = self.clean(writer, id, segment).inspect_err(|_| self.abandon(writer))?;
+        count(&self.counters.cleaned_segments, 1);
+        count(&self.counters.cleaned_bytes, moved);
+        Ok(Some(moved))
+    }
+
+    fn clean(&self, writer: &mut Writer, id: SegmentId, segment: Segment) -> Result<u64> {
+        let file = self.files.get(id)?;
+        let mut moves: Vec<Move> = Vec::new();
+        let mut moved = 0;
+        let mut at = 0u64;
+        let mut chunk: Vec<u8> = Vec::new();
+        let mut chunk_at = 0u64;
+        while at < segment.bytes {
+            // Refill when what is left may not hold a whole image.
+            let inside = usize::try_from(at - chunk_at).expect("inside the chunk");
+            if chunk.len() - inside.min(chunk.len()) < usize::from(u16::MAX)
+                && chunk_at + (chunk.len() as u64) < segment.bytes
+            {
+                let n = (segment.bytes - at).min(READ_BYTES as u64);
+                chunk.resize(usize::try_from(n).expect("at most a chunk"), 0);
+                file.read_at(at, &mut chunk)?;
+                chunk_at = at;
+            }
+            let rest = &chunk[usize::try_from(at - chunk_at).expect("inside the chunk")..];
+            let Some(bytes) = Codec::stored_bytes(rest).filter(|n| *n <= rest.len()) else {
+                // Padding up to the next boundary; or damage, after which the next image that
+                // begins at a boundary is found again, and what is lost stays live in this segment.
+                at = (at / 4096 + 1) * 4096;
+                continue;
+            };
+            let image = &rest[..bytes];
+            let Ok(head) = writer.codec.open(image) else {
+                at = (at / 4096 + 1) * 4096;
+                continue;
+            };
+            let old = Address {
+                segment: id,
+                offset: u32::try_from(at).expect("segments are below 4 GiB"),
+                number: head.number,
+                bytes: u16::try_from(bytes).expect("images are below 64 KiB"),
+            };
+            if self.is_live(&mut self.state.lock(), &head, old)? {
+                writer.image.clear();
+                writer.image.extend_from_slice(image);
+                let new = self.append(writer, head.number, true)?;
+                moves.push(Move { head, old, new });
+                moved += bytes as u64;
+                if writer.moved.is_full() {
+                    self.finish_moves(writer, &mut moves)?;
+                }
+            }
+            at += bytes as u64;
+        }
+        self.finish_moves(writer, &mut moves)?;
+        let mut state = self.state.lock();
+        if state.segments.table.get(&id).is_some_and(|segment| segment.live > 0) {
+            // Damage: what could not be read stays, and the segment is not chosen again.
+            if let Some(segment) = state.segments.table.get_mut(&id) {
+                segment.bytes = segment.live;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// True if the map says that this image is the newest of its page.
+    fn is_live(&self, state: &mut State, head: &ImageHead, at: Address) -> Result<bool> {
+        let load = &mut |node, address| self.load_map_node(node, address);
+        if head.kind == kind::MAP {
+            let node = NodeId::of_page(head.page);
+            return Ok(state.map.node_address(node, load)? == at);
+        }
+        Ok(state.map.get(head.page, load)? == at)
+    }
+
+    fn finish_moves(&self, writer: &mut Writer, moves: &mut Vec<Move>) -> Result<()> {
+        self.flush(writer)?;
+        for Move { head, old, new } in moves.drain(..) {
+            let mut state = self.state.lock();
+            if !self.is_live(&mut state, &head, old)? {
+                continue;
+            }
+            if head.kind == kind::MAP {
+                let load = &mut |node, address| self.load_map_node(node, address);
+                let node = NodeId::of_page(head.page);
+                let before = state.map.moved(node, new, load)?;
+                state.segments.add(new);
+                state.segments.remove(before);
+                continue;
+            }
+            self.install_in_map(&mut state, head.page, new)?;
+            drop(state);
+            if let Some(frame) = self.resident.get(head.page) {
+                let header = self.frames.header(frame);
+                header.latch_shared();
+                if header.page_id() == head.page && header.address() == old {
+                    header.set_address(new);
+                }
+                header.unlatch_shared();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn table(rows: &[(u32, u64, u64)]) -> BTreeMap<SegmentId, Segment> {
+        rows.iter()
+            .map(|&(id, bytes, live)| {
+                (SegmentId(id), Segment { bytes, live, sealed: true, emptied: None })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_deadest_segment_is_cleaned_and_full_ones_are_left_alone() {
+        let mib = 1 << 20;
+        assert_eq!(victim(table(&[(1, mib, mib), (2, mib, mib)]).iter(), 12), None);
+        let mixed = table(&[(1, mib, mib), (2, mib, mib / 2), (3, mib, mib / 10)]);
+        assert_eq!(victim(mixed.iter(), 12), Some(SegmentId(3)));
+        let empty = table(&[(1, mib, 0), (2, mib, mib)]);
+        assert_eq!(victim(empty.iter(), 12), None, "empty segments wait for a checkpoint");
+    }
+}

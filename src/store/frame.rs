@@ -1,0 +1,331 @@
+//! Frames: the arena's memory, cut into pages with a runtime header each.
+//!
+//! ```text
+//!  0       4       8               16              24       28     30     31
+//! | latch | state | page id       | changed_at    | table  | words| level| kind|
+//! 32                              48                              64
+//! | address of the image on disk  | spare                         | content ...
+//! ```
+//!
+//! # Invariants
+//!
+//! - `table`, `words`, `level` and `kind` are set while nobody else knows the frame and stay as they are
+//!   until it is reused, which happens only after every epoch pinned when it was given up has ended.
+//!   So a reader that found `page` to be the id it wants, under a pin, may rely on them.
+//! - The content of a leaf is written under the exclusive latch and read under the shared one.
+//! - The content of any other page is not written after `page` was set, but for its words, which are
+//!   atomics.
+//! - `page` is 0 in frames that are free, retired, or hold an old version.
+//!
+//! This is the only module of the engine that touches page memory through raw pointers.
+#![allow(unsafe_code, reason = "page memory is shared under latches that the compiler cannot see")]
+
+use super::image::Address;
+use esker_base::sync::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Backoff, Mutex, Ordering,
+};
+use esker_base::{CommitNo, PageId, Result, TableId};
+use esker_index::pages::ChildWord;
+use esker_io::arena::Arena;
+use std::collections::VecDeque;
+
+use super::epoch::Epochs;
+
+/// Bytes of a frame that the store keeps for itself.
+pub(crate) const HEADER_BYTES: usize = 64;
+
+/// The content differs from the image at `address`, or there is none.
+pub(crate) const DIRTY: u32 = 1;
+/// Used since the clock hand last came by.
+pub(crate) const REFERENCED: u32 = 2;
+/// A copy is on its way to a segment: not to be evicted yet.
+pub(crate) const WRITING: u32 = 4;
+/// Not to be evicted: it is being made, or waits for the commit that names it.
+pub(crate) const PINNED: u32 = 8;
+
+const WRITER: u32 = 1 << 31;
+
+/// Number of a frame in the arena.
+pub(crate) type FrameId = u32;
+
+/// The runtime header of a frame. All atomics; what orders them is said per field.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// Count of readers, and one bit for the writer.
+    latch: AtomicU32,
+    pub(crate) state: AtomicU32,
+    /// Written with release after the content, read with acquire before it.
+    pub(crate) page: AtomicU64,
+    /// Under the latch (leaves) or fixed.
+    pub(crate) changed_at: AtomicU64,
+    pub(crate) table: AtomicU32,
+    pub(crate) words: AtomicU16,
+    pub(crate) level: AtomicU8,
+    pub(crate) kind: AtomicU8,
+    /// Under the latch; written by the store's writer only.
+    pub(crate) address: [AtomicU64; 2],
+    spare: [AtomicU64; 2],
+}
+const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
+
+impl Header {
+    pub(crate) fn page_id(&self) -> PageId {
+        PageId(self.page.load(Ordering::Acquire))
+    }
+    pub(crate) fn commit(&self) -> CommitNo {
+        CommitNo(self.changed_at.load(Ordering::Relaxed))
+    }
+    pub(crate) fn has(&self, bits: u32) -> bool {
+        self.state.load(Ordering::Acquire) & bits != 0
+    }
+    pub(crate) fn set(&self, bits: u32) {
+        self.state.fetch_or(bits, Ordering::AcqRel);
+    }
+    pub(crate) fn clear(&self, bits: u32) {
+        self.state.fetch_and(!bits, Ordering::AcqRel);
+    }
+    /// Marks as used, without a write if it is marked already.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        if self.state.load(Ordering::Relaxed) & REFERENCED == 0 {
+            self.state.fetch_or(REFERENCED, Ordering::Relaxed);
+        }
+    }
+    pub(crate) fn address(&self) -> Address {
+        Address::unpack([
+            self.address[0].load(Ordering::Relaxed),
+            self.address[1].load(Ordering::Relaxed),
+        ])
+    }
+    pub(crate) fn set_address(&self, address: Address) {
+        let [a, b] = address.pack();
+        self.address[0].store(a, Ordering::Relaxed);
+        self.address[1].store(b, Ordering::Relaxed);
+    }
+
+    /// Waits for a writer to leave, then holds off writers.
+    #[inline]
+    pub(crate) fn latch_shared(&self) {
+        let mut backoff = Backoff::default();
+        while self.latch.fetch_add(1, Ordering::Acquire) & WRITER != 0 {
+            self.latch.fetch_sub(1, Ordering::Relaxed);
+            while self.latch.load(Ordering::Relaxed) & WRITER != 0 {
+                backoff.wait();
+            }
+        }
+    }
+    #[inline]
+    pub(crate) fn unlatch_shared(&self) {
+        self.latch.fetch_sub(1, Ordering::Release);
+    }
+    /// Holds off new readers, then waits for those inside.
+    pub(crate) fn latch_exclusive(&self) {
+        let mut backoff = Backoff::default();
+        while self.latch.fetch_or(WRITER, Ordering::Acquire) & WRITER != 0 {
+            backoff.wait();
+        }
+        while self.latch.load(Ordering::Acquire) != WRITER {
+            backoff.wait();
+        }
+    }
+    pub(crate) fn try_latch_exclusive(&self) -> bool {
+        self.latch.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+    pub(crate) fn unlatch_exclusive(&self) {
+        self.latch.fetch_and(!WRITER, Ordering::Release);
+    }
+    /// True if somebody holds the exclusive latch (for assertions).
+    pub(crate) fn is_latched_exclusive(&self) -> bool {
+        self.latch.load(Ordering::Relaxed) & WRITER != 0
+    }
+}
+
+/// All frames.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    arena: Arena,
+    frame_bytes: usize,
+    count: u32,
+    epochs: Epochs,
+    free: Mutex<Vec<FrameId>>,
+    /// Given up, with the epoch that must end first.
+    retired: Mutex<VecDeque<(u64, FrameId)>>,
+    /// About how many frames are in `free` and `retired`.
+    available: AtomicUsize,
+}
+
+impl Frames {
+    /// Reserves memory for `count` frames of `frame_bytes` (a power of two).
+    pub(crate) fn new(count: u32, frame_bytes: usize) -> Result<Self> {
+        assert!(frame_bytes.is_power_of_two() && frame_bytes >= 512);
+        let arena = Arena::reserve(count as usize * frame_bytes)?;
+        Ok(Self {
+            arena,
+            frame_bytes,
+            count,
+            epochs: Epochs::new(),
+            free: Mutex::new((0..count).rev().collect()),
+            retired: Mutex::new(VecDeque::new()),
+            available: AtomicUsize::new(count as usize),
+        })
+    }
+
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+    /// Bytes of content in a frame.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.frame_bytes - HEADER_BYTES
+    }
+    /// Frames that are free, or will be when epochs end.
+    pub(crate) fn available(&self) -> usize {
+        self.available.load(Ordering::Relaxed)
+    }
+
+    fn at(&self, frame: FrameId) -> *mut u8 {
+        assert!(frame < self.count, "frame number out of the arena");
+        // SAFETY: the arena has `count * frame_bytes` bytes, and `frame < count`.
+        unsafe { self.arena.base().as_ptr().add(frame as usize * self.frame_bytes) }
+    }
+
+    /// The header of a frame.
+    #[inline]
+    pub(crate) fn header(&self, frame: FrameId) -> &Header {
+        // SAFETY: the frame begins with a `Header`, aligned since frames are, all atomics, for which
+        // the arena's zeroes are valid and which are only ever reached through shared references.
+        unsafe { &*self.at(frame).cast::<Header>() }
+    }
+
+    fn content(&self, frame: FrameId) -> *mut u8 {
+        // SAFETY: `frame_bytes > HEADER_BYTES`.
+        unsafe { self.at(frame).add(HEADER_BYTES) }
+    }
+
+    /// The words of a page.
+    ///
+    /// The caller holds an epoch pin (or the frame itself) and found the page it wants there.
+    pub(crate) fn words(&self, frame: FrameId) -> &[ChildWord] {
+        let words = usize::from(self.header(frame).words.load(Ordering::Relaxed));
+        debug_assert!(words * 8 <= self.content_bytes());
+        // SAFETY: the word area is the first `words * 8` bytes of the content, 8-aligned; words are
+        // atomics and never reached as plain bytes while the frame is known to others.
+        unsafe { std::slice::from_raw_parts(self.content(frame).cast::<ChildWord>(), words) }
+    }
+
+    /// The body of a page.
+    ///
+    /// # Safety
+    /// Nobody may write the body while the slice lives: the caller holds the frame's latch, or the page is
+    /// immutable (a branch, an old version, an overflow page) and cannot be reused: the caller holds
+    /// an epoch pin from before it found the page there.
+    pub(crate) unsafe fn body(&self, frame: FrameId) -> &[u8] {
+        let skip = usize::from(self.header(frame).words.load(Ordering::Relaxed)) * 8;
+        // SAFETY: inside the content; not written meanwhile, by the contract above.
+        unsafe {
+            std::slice::from_raw_parts(self.content(frame).add(skip), self.content_bytes() - skip)
+        }
+    }
+
+    /// The body of a page, to write.
+    ///
+    /// # Safety
+    /// The caller holds the exclusive latch, or the frame is not known to anybody else; and has no other
+    /// slice of it.
+    #[expect(clippy::mut_from_ref, reason = "exclusiveness comes from the latch, see Safety")]
+    pub(crate) unsafe fn body_mut(&self, frame: FrameId) -> &mut [u8] {
+        let skip = usize::from(self.header(frame).words.load(Ordering::Relaxed)) * 8;
+        // SAFETY: inside the content; exclusive, by the contract above.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.content(frame).add(skip),
+                self.content_bytes() - skip,
+            )
+        }
+    }
+
+    /// Words and body of a frame that nobody else knows, to fill.
+    ///
+    /// # Safety
+    /// The frame is not known to anybody else, and the caller has no other slice of it.
+    #[expect(clippy::mut_from_ref, reason = "exclusiveness comes from ownership, see Safety")]
+    pub(crate) unsafe fn parts_mut(&self, frame: FrameId) -> (&mut [u64], &mut [u8]) {
+        let words = usize::from(self.header(frame).words.load(Ordering::Relaxed));
+        // SAFETY: as `words`, but exclusive by the contract above, so plain integers will do.
+        let word_area =
+            unsafe { std::slice::from_raw_parts_mut(self.content(frame).cast::<u64>(), words) };
+        // SAFETY: the body does not overlap the word area; exclusive by the contract above.
+        (word_area, unsafe { self.body_mut(frame) })
+    }
+
+    /// Copies a page's words and body into a frame that nobody else knows.
+    ///
+    /// # Safety
+    /// `from` is latched (shared suffices) or immutable; `to` is not known to anybody else.
+    pub(crate) unsafe fn copy(&self, from: FrameId, to: FrameId) {
+        let (source, target) = (self.header(from), self.header(to));
+        target.table.store(source.table.load(Ordering::Relaxed), Ordering::Relaxed);
+        target.words.store(source.words.load(Ordering::Relaxed), Ordering::Relaxed);
+        target.level.store(source.level.load(Ordering::Relaxed), Ordering::Relaxed);
+        target.kind.store(source.kind.load(Ordering::Relaxed), Ordering::Relaxed);
+        target.changed_at.store(source.changed_at.load(Ordering::Relaxed), Ordering::Relaxed);
+        // SAFETY: `to` is ours alone.
+        let (words, body) = unsafe { self.parts_mut(to) };
+        for (word, from) in words.iter_mut().zip(self.words(from)) {
+            *word = from.load();
+        }
+        // SAFETY: `from` is latched or immutable.
+        body.copy_from_slice(unsafe { self.body(from) });
+    }
+
+    /// Takes a free frame; `None` if there is none now. Its header is reset.
+    pub(crate) fn take(&self) -> Option<FrameId> {
+        let frame = {
+            let mut free = self.free.lock();
+            if free.is_empty() {
+                self.reclaim(&mut free);
+            }
+            free.pop()?
+        };
+        self.available.fetch_sub(1, Ordering::Relaxed);
+        let header = self.header(frame);
+        debug_assert_eq!(header.page.load(Ordering::Relaxed), 0);
+        header.state.store(0, Ordering::Relaxed);
+        header.set_address(Address::NONE);
+        Some(frame)
+    }
+
+    /// Gives back a frame that nobody else ever knew.
+    pub(crate) fn give_back(&self, frame: FrameId) {
+        self.header(frame).page.store(0, Ordering::Release);
+        self.free.lock().push(frame);
+        self.available.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives up a frame that others may still be reading. `page` is 0 already.
+    pub(crate) fn retire(&self, frame: FrameId) {
+        debug_assert_eq!(self.header(frame).page.load(Ordering::Relaxed), 0);
+        let mut retired = self.retired.lock();
+        let epoch = self.epochs.retire();
+        retired.push_back((epoch, frame));
+        self.available.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reclaim(&self, free: &mut Vec<FrameId>) {
+        let mut retired = self.retired.lock();
+        if retired.is_empty() {
+            return;
+        }
+        let oldest = self.epochs.oldest_pinned();
+        while let Some(&(epoch, frame)) = retired.front() {
+            if epoch >= oldest {
+                break;
+            }
+            retired.pop_front();
+            free.push(frame);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The page store: pages by id, in frames while they are used, as images in segments for good.
+//!
+//! | module | |
+//! |---|---|
+//! | `epoch` | when memory that readers may still look at can be used again |
+//! | `frame` | the arena's frames, their headers and latches (the only unsafe code) |
+//! | `pages` | what an index sees: [`pages::Session`] to read, [`pages::TurnSession`] to write |
+//! | `versions` | old versions kept for cuts |
+//! | `load` | bringing pages in, and making room for them |
+//! | `write_out` | writing dirty pages to segments |
+//! | `image`, `segment`, `map` | the formats and tables of what is on disk |
+//! | `checkpoint`, `superblock` | a cut written out |
+//! | `clean` | moving live images out of mostly dead segments; freeing pages |
+//!
+//! Locks, in order: `writer`, `state`, then shards of `resident` and `versions`. Whoever holds
+//! `writer` never waits for the commit turn. Latches of leaves come before all of them.
+
+pub(crate) mod checkpoint;
+pub(crate) mod clean;
+pub(crate) mod epoch;
+pub(crate) mod frame;
+pub(crate) mod image;
+pub(crate) mod load;
+pub(crate) mod map;
+pub(crate) mod pages;
+pub(crate) mod segment;
+pub(crate) mod superblock;
+pub(crate) mod versions;
+pub(crate) mod write_out;
+
+use esker_base::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering};
+use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
+use esker_io::Disk;
+use frame::{FrameId, Frames};
+use image::{Address, Codec};
+use map::Map;
+use segment::{Files, Segments, Stream};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use versions::Versions;
+
+/// What the store must know of the pages of an index, and cannot: their bodies are opaque to it.
+pub(crate) trait PageLogic: Send + Sync + std::fmt::Debug {
+    /// Checks a page that came from disk, so that the index may rely on it.
+    fn check(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
+    /// The part of the body that need not be kept.
+    fn hole(&self, level: u8, body: &[u8]) -> std::ops::Range<usize>;
+    /// Calls `visit` with every overflow value that a leaf refers to.
+    fn overflow(&self, body: &[u8], visit: &mut dyn FnMut(OverflowRange));
+}
+
+/// The pages of a value too large for its leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverflowRange {
+    pub(crate) first: PageId,
+    pub(crate) pages: u32,
+}
+
+/// Pages given up at a commit, to be freed when no cut sees them any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freed {
+    pub(crate) commit: CommitNo,
+    pub(crate) first: PageId,
+    pub(crate) count: u32,
+}
+
+/// A subtree given up at a commit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreedTree {
+    pub(crate) commit: CommitNo,
+    pub(crate) page: PageId,
+    pub(crate) level: u8,
+}
+
+/// Sizes and limits, fixed at open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreOptions {
+    /// Bytes of a frame.
+    pub(crate) page_bytes: usize,
+    /// Number of frames.
+    pub(crate) frames: u32,
+    /// Map nodes kept in memory when clean.
+    pub(crate) map_nodes: usize,
+    /// lz4 for page images.
+    pub(crate) compress: bool,
+}
+
+/// What is on disk and where; guarded by `Store::state`.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) map: Map,
+    /// While a checkpoint runs: images newer than its cut.
+    pub(crate) overlay: BTreeMap<PageId, Address>,
+    /// The cut of the running checkpoint.
+    pub(crate) checkpoint_cut: Option<CommitNo>,
+    pub(crate) segments: Segments,
+    pub(crate) ids: PageIds,
+    pub(crate) freed: VecDeque<Freed>,
+    pub(crate) trees: Vec<FreedTree>,
+}
+
+/// Page ids to hand out.
+#[derive(Clone, Debug)]
+pub(crate) struct PageIds {
+    pub(crate) next: u64,
+    /// (first, count), last in first out.
+    pub(crate) free: Vec<(u64, u64)>,
+}
+
+/// Ranges of free page ids kept; what comes beyond is given up (ids, not space).
+const FREE_RANGES_MAX: usize = 1 << 16;
+
+impl PageIds {
+    pub(crate) fn new() -> Self {
+        Self { next: 1, free: Vec::new() }
+    }
+    /// A range of `count` ids.
+    pub(crate) fn allocate(&mut self, count: u64) -> PageId {
+        let recent = self.free.len().saturating_sub(64);
+        let fit = self.free[recent..].iter().rposition(|(_, n)| *n >= count);
+        if let Some(i) = fit.map(|i| i + recent) {
+            let (first, n) = self.free[i];
+            if n == count {
+                self.free.remove(i);
+            } else {
+                self.free[i] = (first + count, n - count);
+            }
+            return PageId(first);
+        }
+        let first = self.next;
+        self.next += count;
+        assert!(self.next < PageId::LIMIT, "2^40 pages are petabytes");
+        PageId(first)
+    }
+    pub(crate) fn give_back(&mut self, first: PageId, count: u64) {
+        if let Some((start, n)) = self.free.last_mut() {
+            if *start + *n == first.0 {
+                *n += count;
+                return;
+            }
+            if first.0 + count == *start {
+                *start = first.0;
+                *n += count;
+                return;
+            }
+        }
+        if self.free.len() < FREE_RANGES_MAX {
+            self.free.push((first.0, count));
+        }
+    }
+}
+
+/// Everything that writes to segments; guarded by `Store::writer`.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) codec: Codec,
+    /// Pages written back, and pages moved by the cleaner.
+    pub(crate) fresh: Stream,
+    pub(crate) moved: Stream,
+    pub(crate) next_number: u64,
+    pub(crate) unsynced: BTreeSet<SegmentId>,
+    pub(crate) pending: Vec<write_out::Pending>,
+    pub(crate) image: Vec<u8>,
+    /// Where write-back goes on.
+    pub(crate) hand: u32,
+}
+
+/// A fast hasher for page ids: they are handed out in order, so multiplying spreads them.
+#[derive(Default)]
+pub(crate) struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
+    }
+}
+
+type Shard = Mutex<HashMap<u64, FrameId, BuildHasherDefault<PageHasher>>>;
+
+/// Which frame holds which page.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    shards: Vec<Shard>,
+}
+
+impl Resident {
+    fn new() -> Self {
+        Self { shards: (0..64).map(|_| Mutex::default()).collect() }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "taken modulo the shards")]
+    pub(crate) fn shard(&self, page: PageId) -> &Shard {
+        &self.shards[page.0 as usize % self.shards.len()]
+    }
+    pub(crate) fn get(&self, page: PageId) -> Option<FrameId> {
+        self.shard(page).lock().get(&page.0).copied()
+    }
+    pub(crate) fn insert(&self, page: PageId, frame: FrameId) {
+        self.shard(page).lock().insert(page.0, frame);
+    }
+    /// Removes the entry if it still names `frame`.
+    pub(crate) fn remove(&self, page: PageId, frame: FrameId) {
+        let mut shard = self.shard(page).lock();
+        if shard.get(&page.0) == Some(&frame) {
+            shard.remove(&page.0);
+        }
+    }
+}
+
+/// Counters of the store; each is only ever added to.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) page_reads: AtomicU64,
+    pub(crate) page_read_bytes: AtomicU64,
+    pub(crate) pages_written: AtomicU64,
+    pub(crate) image_bytes_written: AtomicU64,
+    pub(crate) evictions: AtomicU64,
+    pub(crate) versions_kept: AtomicU64,
+    pub(crate) frame_stalls: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) checkpoint_ns: AtomicU64,
+    pub(crate) cleaned_segments: AtomicU64,
+    pub(crate) cleaned_bytes: AtomicU64,
+    pub(crate) segments_removed: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// The store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    // Fixed after open.
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) database: DatabaseId,
+    pub(crate) options: StoreOptions,
+    pub(crate) logic: Arc<dyn PageLogic>,
+    // Provide their own synchronisation.
+    pub(crate) frames: Frames,
+    pub(crate) resident: Resident,
+    pub(crate) versions: Versions,
+    pub(crate) files: Files,
+    pub(crate) counters: Counters,
+    // See the module's docs for their order.
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) state: Mutex<State>,
+    // Atomic.
+    /// The newest commit that readers may see.
+    pub(crate) published: AtomicU64,
+    /// Pages dirtied since the last checkpoint, about.
+    pub(crate) dirtied: AtomicU64,
+    pub(crate) evict_hand: AtomicU32,
+    /// Set when a segment write met a full disk; cleared by the next write that succeeds.
+    pub(crate) disk_full: AtomicBool,
+    /// Woken when frames become free, and when somebody waits for that.
+    pub(crate) frames_wanted: Mutex<u32>,
+    pub(crate) frames_freed: Condvar,
+}
+
+impl Store {
+    /// A store over what `state` says is on disk.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        database: DatabaseId,
+        options: StoreOptions,
+        logic: Arc<dyn PageLogic>,
+        state: State,
+        next_number: u64,
+        published: CommitNo,
+    ) -> Result<Self> {
+        Ok(Self {
+            frames: Frames::new(options.frames, options.page_bytes)?,
+            files: Files::new(Arc::clone(&disk)),
+            writer: Mutex::new(Writer {
+                codec: Codec::new(database),
+                fresh: Stream::default(),
+                moved: Stream::default(),
+                next_number,
+                unsynced: BTreeSet::new(),
+                pending: Vec::new(),
+                image: Vec::new(),
+                hand: 0,
+            }),
+            state: Mutex::new(state),
+            resident: Resident::new(),
+            versions: Versions::new(),
+            counters: Counters::default(),
+            published: AtomicU64::new(published.0),
+            dirtied: AtomicU64::new(0),
+            evict_hand: AtomicU32::new(0),
+            disk_full: AtomicBool::new(false),
+            frames_wanted: Mutex::new(0),
+            frames_freed: Condvar::new(),
+            disk,
+            database,
+            options,
+            logic,
+        })
+    }
+
+    /// An empty state.
+    pub(crate) fn empty_state(options: &StoreOptions) -> State {
+        State {
+            map: Map::new(map_fan(options.page_bytes)),
+            overlay: BTreeMap::new(),
+            checkpoint_cut: None,
+            segments: Segments { next: 1, ..Segments::default() },
+            ids: PageIds::new(),
+            freed: VecDeque::new(),
+            trees: Vec::new(),
+        }
+    }
+
+    /// The newest commit that readers may see.
+    pub(crate) fn published(&self) -> CommitNo {
+        CommitNo(self.published.load(Ordering::Acquire))
+    }
+
+    /// Entries of a map node read from its image.
+    pub(crate) fn load_map_node(
+        &self,
+        node: map::NodeId,
+        address: Address,
+    ) -> Result<Box<[Address]>> {
+        let image = self.read_image(address)?;
+        let mut codec = Codec::new(self.database);
+        let fan = map_fan(self.options.page_bytes);
+        let head = self.check_image(&codec, &image, address, node.page(), image::kind::MAP)?;
+        let mut words = vec![0u64; usize::from(head.words)];
+        let bad = |detail: String| image::bad_image(address, detail);
+        codec.unpack(&image, &mut words, &mut []).map_err(bad)?;
+        if words.len() != fan * 2 {
+            return Err(bad(format!("a map node of {} words, expected {}", words.len(), fan * 2)));
+        }
+        Ok(words.chunks_exact(2).map(|pair| Address::unpack([pair[0], pair[1]])).collect())
+    }
+
+    /// Where the newest image of a page lies.
+    pub(crate) fn lookup(&self, state: &mut State, page: PageId) -> Result<Address> {
+        if let Some(address) = state.overlay.get(&page) {
+            return Ok(*address);
+        }
+        state.map.get(page, &mut |node, address| self.load_map_node(node, address))
+    }
+
+    /// Reads the bytes of an image, unchecked.
+    pub(crate) fn read_image(&self, address: Address) -> Result<Vec<u8>> {
+        let mut image = vec![0; usize::from(address.bytes)];
+        self.files.get(address.segment)?.read_at(u64::from(address.offset), &mut image).map_err(
+            |error| match error {
+                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    image::bad_image(address, "the segment ends before it")
+                }
+                error => error,
+            },
+        )?;
+        count(&self.counters.page_reads, 1);
+        count(&self.counters.page_read_bytes, u64::from(address.bytes));
+        Ok(image)
+    }
+
+    /// Checks that an image is the one that the map means.
+    pub(crate) fn check_image(
+        &self,
+        codec: &Codec,
+        image: &[u8],
+        address: Address,
+        page: PageId,
+        kind: u8,
+    ) -> Result<image::ImageHead> {
+        let head = codec.open(image).map_err(|detail| image::bad_image(address, detail))?;
+        let is_kind =
+            head.kind == kind || (kind == image::kind::INDEX && head.kind == image::kind::OVERFLOW);
+        if head.page != page || head.number != address.number || !is_kind {
+            return Err(image::bad_image(
+                address,
+                format!(
+                    "it is image {} of {:?}, kind {}; the map means image {} of {page:?}",
+                    head.number, head.page, head.kind, address.number
+                ),
+            ));
+        }
+        Ok(head)
+    }
+
+    /// Copies an overflow page's share of a value.
+    pub(crate) fn table_of(&self, frame: FrameId) -> TableId {
+        TableId(self.frames.header(frame).table.load(Ordering::Relaxed))
+    }
+}
+
+/// Addresses in a map node.
+pub(crate) fn map_fan(page_bytes: usize) -> usize {
+    page_bytes / 16
+}

@@ -1,0 +1,313 @@
+//! Segments: append-only files of page images, and the table of what is alive in them.
+//!
+//! A segment is written once, front to back, then *sealed*, and removed when nothing refers to it any
+//! more. Its live bytes are the images that the page map or the overlay refers to.
+
+use super::image::{Address, segment_name};
+use esker_base::codec::{Reader, put_varint};
+use esker_base::sync::{Arc, Mutex};
+use esker_base::{Error, Result, SegmentId};
+use esker_io::{Disk, File, OpenMode};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Smallest and largest capacity of a segment.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Images smaller than this do not straddle its multiples, if the hole stays within `HOLE_MAX`.
+const PACK_BYTES: u64 = 4096;
+const HOLE_MAX: u64 = PACK_BYTES / 16;
+/// A stream's buffer is written when it holds this much.
+const BUFFER_BYTES: usize = 512 << 10;
+/// Segment files kept open.
+const OPEN_FILES_MAX: usize = 256;
+
+/// What is known of one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Bytes appended.
+    pub(crate) bytes: u64,
+    /// Bytes of images that the map or the overlay refers to.
+    pub(crate) live: u64,
+    /// No stream appends to it any more.
+    pub(crate) sealed: bool,
+    /// If nothing is alive: how many times the map had been frozen when that came about.
+    pub(crate) emptied: Option<u64>,
+}
+
+/// The table of segments.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    pub(crate) table: BTreeMap<SegmentId, Segment>,
+    pub(crate) next: u32,
+    /// Freezes of the map begun so far.
+    pub(crate) freezes: u64,
+}
+
+impl Segments {
+    /// An image at `address` is referred to from now on.
+    pub(crate) fn add(&mut self, address: Address) {
+        if let Some(segment) = self.table.get_mut(&address.segment) {
+            segment.live += u64::from(address.bytes);
+            segment.emptied = None;
+        } else {
+            debug_assert!(address.is_none(), "an image in no segment");
+        }
+    }
+    /// One reference to an image less.
+    pub(crate) fn remove(&mut self, address: Address) {
+        if address.is_none() {
+            return;
+        }
+        let freezes = self.freezes;
+        let segment = self.table.get_mut(&address.segment).expect("live images have a segment");
+        segment.live = segment
+            .live
+            .checked_sub(u64::from(address.bytes))
+            .expect("a segment holds what refers to it");
+        if segment.live == 0 {
+            segment.emptied = Some(freezes);
+        }
+    }
+    /// No stream appends to it any more.
+    pub(crate) fn seal(&mut self, id: SegmentId) {
+        let freezes = self.freezes;
+        if let Some(segment) = self.table.get_mut(&id) {
+            segment.sealed = true;
+            if segment.live == 0 {
+                segment.emptied.get_or_insert(freezes);
+            }
+        }
+    }
+    /// Sealed segments without live bytes that emptied before freeze number `freeze`.
+    pub(crate) fn removable(&self, freeze: u64) -> Vec<SegmentId> {
+        self.table
+            .iter()
+            .filter(|(_, s)| s.sealed && s.live == 0 && s.emptied.is_some_and(|at| at < freeze))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+    /// (appended, live) bytes of all segments.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        self.table.values().fold((0, 0), |(b, l), s| (b + s.bytes, l + s.live))
+    }
+    /// Appends the table to a checkpoint's metadata, less what `overlay` holds.
+    pub(crate) fn encode(&self, overlay: impl Iterator<Item = Address>, out: &mut Vec<u8>) {
+        let mut table = self.table.clone();
+        for address in overlay {
+            if let Some(segment) = table.get_mut(&address.segment) {
+                segment.live -= u64::from(address.bytes);
+            }
+        }
+        put_varint(out, u64::from(self.next));
+        put_varint(out, table.len() as u64);
+        for (id, segment) in table {
+            put_varint(out, u64::from(id.0));
+            put_varint(out, segment.bytes);
+            put_varint(out, segment.live);
+        }
+    }
+    /// Reads what [`Self::encode`] wrote. All segments are sealed: nothing appends to them again.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        let next = u32::try_from(reader.varint()?).ok()?;
+        let count = reader.varint()?;
+        let mut table = BTreeMap::new();
+        for _ in 0..count {
+            let id = SegmentId(u32::try_from(reader.varint()?).ok()?);
+            let (bytes, live) = (reader.varint()?, reader.varint()?);
+            let emptied = (live == 0).then_some(0);
+            if live > bytes || id.0 >= next {
+                return None;
+            }
+            table.insert(id, Segment { bytes, live, sealed: true, emptied });
+        }
+        Some(Self { table, next, freezes: 1 })
+    }
+}
+
+/// Open segment files, a bounded number of them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    disk: Arc<dyn Disk>,
+    open: Mutex<BTreeMap<SegmentId, Arc<dyn File>>>,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, open: Mutex::new(BTreeMap::new()) }
+    }
+    /// The file of a segment.
+    pub(crate) fn get(&self, id: SegmentId) -> Result<Arc<dyn File>> {
+        let mut open = self.open.lock();
+        if let Some(file) = open.get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.disk.open(&segment_name(id), OpenMode::Read)?;
+        while open.len() >= OPEN_FILES_MAX {
+            // Oldest id first: cold data, as a rule, and any choice is right.
+            open.pop_first();
+        }
+        open.insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+    fn create(&self, id: SegmentId) -> Result<Arc<dyn File>> {
+        let file = self.disk.open(&segment_name(id), OpenMode::Create)?;
+        self.open.lock().insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+    /// Forgets a segment and removes its file.
+    pub(crate) fn remove(&self, id: SegmentId) -> Result<()> {
+        self.open.lock().remove(&id);
+        self.disk.remove(&segment_name(id))
+    }
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    id: SegmentId,
+    file: Arc<dyn File>,
+    capacity: u64,
+    /// Where the buffer begins in the file.
+    at: u64,
+}
+
+/// Appends images to one segment after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    open: Option<OpenSegment>,
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    /// Places an image of `image`'s length at the end of the stream and copies it into the buffer.
+    /// It is in the file after the next [`Self::flush`].
+    pub(crate) fn append(
+        &mut self,
+        image: &[u8],
+        number: u64,
+        files: &Files,
+        segments: &Mutex<super::State>,
+        unsynced: &mut BTreeSet<SegmentId>,
+    ) -> Result<Address> {
+        let bytes = image.len() as u64;
+        let needs_new = match &self.open {
+            None => true,
+            Some(open) => open.at + self.buffer.len() as u64 + HOLE_MAX + bytes > open.capacity,
+        };
+        if needs_new {
+            self.seal(segments)?;
+            let mut state = segments.lock();
+            let id = SegmentId(state.segments.next);
+            let (total, _) = state.segments.totals();
+            let capacity = (total / 8)
+                .next_power_of_two()
+                .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+                .max(2 * (bytes + HOLE_MAX));
+            state.segments.next += 1;
+            drop(state);
+            let file = files.create(id)?;
+            segments.lock().segments.table.insert(id, Segment::default());
+            unsynced.insert(id);
+            self.open = Some(OpenSegment { id, file, capacity, at: 0 });
+        }
+        let open = self.open.as_ref().expect("opened above");
+        let at = open.at + self.buffer.len() as u64;
+        let hole = PACK_BYTES - at % PACK_BYTES;
+        if bytes <= PACK_BYTES && hole < bytes && hole <= HOLE_MAX {
+            let padded = self.buffer.len() + usize::try_from(hole).expect("hole is small");
+            self.buffer.resize(padded, 0);
+        }
+        let offset = open.at + self.buffer.len() as u64;
+        self.buffer.extend_from_slice(image);
+        Ok(Address {
+            segment: open.id,
+            offset: u32::try_from(offset).expect("segments are below 4 GiB"),
+            number,
+            bytes: u16::try_from(bytes).expect("images are below 64 KiB"),
+        })
+    }
+
+    /// True if the buffer should be written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_BYTES
+    }
+
+    /// Writes the buffer to the file.
+    ///
+    /// # Errors
+    /// On an error the buffer is given up with everything in it: the caller still has the pages.
+    pub(crate) fn flush(&mut self, segments: &Mutex<super::State>) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let written = open.file.write_at(open.at, &self.buffer);
+        let bytes = self.buffer.len() as u64;
+        self.buffer.clear();
+        match written {
+            Ok(()) => {
+                open.file.start_write_out(open.at, bytes)?;
+                open.at += bytes;
+                if let Some(segment) = segments.lock().segments.table.get_mut(&open.id) {
+                    segment.bytes = open.at;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What the file holds beyond `at` is unknown; leave it and go on in another.
+                let id = open.id;
+                self.open = None;
+                segments.lock().segments.seal(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the open segment, after a flush.
+    pub(crate) fn seal(&mut self, segments: &Mutex<super::State>) -> Result<()> {
+        self.flush(segments)?;
+        if let Some(open) = self.open.take() {
+            segments.lock().segments.seal(open.id);
+        }
+        Ok(())
+    }
+}
+
+/// A file that is not there although something refers to it.
+pub(crate) fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_removable_one_freeze_after_it_emptied() {
+        let mut segments = Segments { next: 2, freezes: 5, ..Segments::default() };
+        let id = SegmentId(1);
+        segments.table.insert(id, Segment::default());
+        let image = Address { segment: id, offset: 0, number: 1, bytes: 100 };
+        segments.add(image);
+        segments.seal(id);
+        assert!(segments.removable(9).is_empty(), "an image is alive");
+        segments.remove(image);
+        assert!(segments.removable(5).is_empty(), "freeze 5 may have written the reference");
+        assert_eq!(segments.removable(6), [id]);
+    }
+
+    #[test]
+    fn the_table_round_trips() {
+        let mut segments = Segments { next: 9, ..Segments::default() };
+        let full = Segment { bytes: 1000, live: 700, sealed: true, emptied: None };
+        segments.table.insert(SegmentId(3), full);
+        segments.table.insert(SegmentId(8), Segment { bytes: 50, ..Segment::default() });
+        let inside = Address { segment: SegmentId(3), offset: 0, number: 1, bytes: 200 };
+        let mut out = Vec::new();
+        segments.encode([inside].into_iter(), &mut out);
+        let mut reader = Reader::new(&out);
+        let read = Segments::decode(&mut reader).unwrap();
+        assert!(reader.is_empty());
+        assert_eq!(read.table[&SegmentId(3)].live, 500, "the overlay dies with the process");
+        assert_eq!((read.next, read.table[&SegmentId(8)].bytes), (9, 50));
+    }
+}

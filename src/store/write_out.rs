@@ -1,0 +1,335 @@
+//! Writing dirty pages to segments.
+//!
+//! A page is copied into a stream's buffer under its shared latch and marked clean and *writing*; when
+//! the buffer is in the file, the map learns the new address and the mark goes. A page that changes
+//! meanwhile is dirty again and will be written again. All of it happens under the `writer` lock, so
+//! there is never more than one copy of a page under way.
+
+use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
+use super::image::{Address, ImageHead, kind};
+use super::map::NodeId;
+use super::versions::Version;
+use super::{State, Store, Writer, count};
+use esker_base::sync::{MutexGuard, Ordering};
+use esker_base::{CommitNo, Error, PageId, Result, TableId};
+use esker_index::pages::ChildWord;
+
+/// A page whose image is in a buffer but not yet in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pending {
+    /// The page as it stood in its frame.
+    Page { frame: FrameId, page: PageId, changed_at: CommitNo, address: Address },
+    /// A kept version; `into_map` if the running checkpoint's cut sees it.
+    Version { page: PageId, changed_at: CommitNo, address: Address, into_map: bool },
+}
+
+impl Store {
+    /// Copies a dirty page into the stream. False if there is nothing to write (any more).
+    #[allow(unsafe_code, reason = "reads a page body under its latch")]
+    pub(crate) fn stage(&self, writer: &mut Writer, frame: FrameId) -> Result<bool> {
+        let header = self.frames.header(frame);
+        header.latch_shared();
+        let page = header.page_id();
+        let state = header.state.load(Ordering::Acquire);
+        if page == PageId::NONE || state & DIRTY == 0 || state & (WRITING | PINNED) != 0 {
+            header.unlatch_shared();
+            return Ok(false);
+        }
+        let changed_at = header.commit();
+        header.set(WRITING);
+        header.clear(DIRTY);
+        // SAFETY: the shared latch is held.
+        let body = unsafe { self.frames.body(frame) };
+        let number = self.encode(writer, frame, page, body);
+        header.unlatch_shared();
+        match self.append(writer, number, false) {
+            Ok(address) => {
+                writer.pending.push(Pending::Page { frame, page, changed_at, address });
+                Ok(true)
+            }
+            Err(error) => {
+                header.set(DIRTY);
+                header.clear(WRITING);
+                Err(error)
+            }
+        }
+    }
+
+    /// Encodes a page into `writer.image`; returns the image's number.
+    fn encode(&self, writer: &mut Writer, frame: FrameId, page: PageId, body: &[u8]) -> u64 {
+        let header = self.frames.header(frame);
+        let number = writer.next_number;
+        writer.next_number += 1;
+        let head = ImageHead {
+            page,
+            table: TableId(header.table.load(Ordering::Relaxed)),
+            number,
+            changed_at: header.commit(),
+            level: header.level.load(Ordering::Relaxed),
+            kind: header.kind.load(Ordering::Relaxed),
+            words: header.words.load(Ordering::Relaxed),
+        };
+        let hole = match head.kind {
+            kind::INDEX => self.logic.hole(head.level, body),
+            _ => body.len()..body.len(),
+        };
+        let words = self.frames.words(frame).iter().map(|w| ChildWord::without_hint(w.load()));
+        writer.image.clear();
+        let compress = self.options.compress;
+        writer.codec.encode(head, words, body, hole, compress, &mut writer.image);
+        number
+    }
+
+    /// Appends `writer.image` to a stream.
+    pub(crate) fn append(&self, writer: &mut Writer, number: u64, moved: bool) -> Result<Address> {
+        let stream = if moved { &mut writer.moved } else { &mut writer.fresh };
+        let result =
+            stream.append(&writer.image, number, &self.files, &self.state, &mut writer.unsynced);
+        count(&self.counters.pages_written, 1);
+        count(&self.counters.image_bytes_written, writer.image.len() as u64);
+        self.note_full(&result);
+        result
+    }
+
+    fn note_full<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) => self.disk_full.store(false, Ordering::Relaxed),
+            Err(Error::NoSpace { .. }) => self.disk_full.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// Copies a kept version into the stream.
+    #[allow(unsafe_code, reason = "reads an immutable page body under a pin")]
+    pub(crate) fn stage_version(
+        &self,
+        writer: &mut Writer,
+        page: PageId,
+        version: &Version,
+        into_map: bool,
+    ) -> Result<bool> {
+        let _pin = self.frames.epochs().pin();
+        // Under the pin, look again: the version may be gone, and its frame with it.
+        let Some(frame) = self.versions.update(page, version.changed_at, |v| v.frame).flatten()
+        else {
+            return Ok(false);
+        };
+        // SAFETY: versions are immutable, and the frame is not reused under the pin.
+        let body = unsafe { self.frames.body(frame) };
+        let number = self.encode(writer, frame, page, body);
+        let address = self.append(writer, number, false)?;
+        let changed_at = version.changed_at;
+        writer.pending.push(Pending::Version { page, changed_at, address, into_map });
+        Ok(true)
+    }
+
+    /// Writes the buffers and lets the map know. On an error every page of it is dirty again.
+    pub(crate) fn flush(&self, writer: &mut Writer) -> Result<()> {
+        let flushed =
+            writer.fresh.flush(&self.state).and_then(|()| writer.moved.flush(&self.state));
+        self.note_full(&flushed);
+        if flushed.is_err() {
+            self.abandon(writer);
+            return flushed;
+        }
+        if writer.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut writer.pending);
+        let mut state = self.state.lock();
+        for item in &pending {
+            match *item {
+                Pending::Page { page, changed_at, address, .. } => {
+                    self.install(&mut state, page, address, changed_at)?;
+                }
+                Pending::Version { page, address, into_map, .. } => {
+                    if into_map {
+                        self.install_in_map(&mut state, page, address)?;
+                    }
+                }
+            }
+        }
+        drop(state);
+        for item in &pending {
+            match *item {
+                Pending::Page { frame, page, address, .. } => self.wrote(frame, page, address),
+                Pending::Version { page, changed_at, address, .. } => {
+                    self.versions.update(page, changed_at, |v| v.address = address);
+                }
+            }
+        }
+        writer.pending = pending;
+        writer.pending.clear();
+        Ok(())
+    }
+
+    /// A page's image is in the file.
+    fn wrote(&self, frame: FrameId, page: PageId, address: Address) {
+        let header = self.frames.header(frame);
+        header.latch_shared();
+        // The frame may have been given up and hold another page by now.
+        if header.page_id() == page {
+            header.set_address(address);
+            header.clear(WRITING);
+        }
+        header.unlatch_shared();
+    }
+
+    /// Gives up what is in the buffers: the pages are dirty again.
+    pub(crate) fn abandon(&self, writer: &mut Writer) {
+        for item in writer.pending.drain(..) {
+            if let Pending::Page { frame, page, .. } = item {
+                let header = self.frames.header(frame);
+                header.latch_shared();
+                if header.page_id() == page {
+                    header.set(DIRTY);
+                    header.clear(WRITING);
+                }
+                header.unlatch_shared();
+            }
+        }
+    }
+
+    /// The newest image of a page, whose content is of commit `changed_at`, lies at `address`.
+    fn install(
+        &self,
+        state: &mut State,
+        page: PageId,
+        address: Address,
+        changed_at: CommitNo,
+    ) -> Result<()> {
+        if state.checkpoint_cut.is_some_and(|cut| changed_at > cut) {
+            state.segments.add(address);
+            if let Some(old) = state.overlay.insert(page, address) {
+                state.segments.remove(old);
+            }
+            return Ok(());
+        }
+        self.install_in_map(state, page, address)
+    }
+
+    pub(crate) fn install_in_map(
+        &self,
+        state: &mut State,
+        page: PageId,
+        address: Address,
+    ) -> Result<()> {
+        let old = state.map.set(page, address, &mut |node, at| self.load_map_node(node, at))?;
+        if !address.is_none() {
+            state.segments.add(address);
+        }
+        state.segments.remove(old);
+        Ok(())
+    }
+
+    /// Writes up to `want` dirty pages that were not used lately, then older ones, and returns how many.
+    pub(crate) fn write_back(&self, writer: &mut Writer, want: usize) -> Result<usize> {
+        let mut written = 0;
+        let count = self.frames.count();
+        for step in 0..u64::from(count) * 2 {
+            if written >= want {
+                break;
+            }
+            writer.hand = (writer.hand + 1) % count;
+            let header = self.frames.header(writer.hand);
+            let state = header.state.load(Ordering::Relaxed);
+            if state & DIRTY == 0 || header.page.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            // First round: leave alone what was used since the eviction hand came by.
+            if step < u64::from(count) && state & REFERENCED != 0 {
+                continue;
+            }
+            written += usize::from(self.stage_or_abandon(writer, None)?);
+            if writer.fresh.is_full() {
+                self.flush(writer)?;
+            }
+        }
+        self.flush(writer)?;
+        Ok(written)
+    }
+
+    /// Stages the page at the hand (or in `frame`); on an error gives up the whole buffer.
+    pub(crate) fn stage_or_abandon(
+        &self,
+        writer: &mut Writer,
+        frame: Option<FrameId>,
+    ) -> Result<bool> {
+        let frame = frame.unwrap_or(writer.hand);
+        self.stage(writer, frame).inspect_err(|_| self.abandon(writer))
+    }
+
+    /// Writes versions out until at most `keep` occupy frames.
+    pub(crate) fn spill_versions(&self, writer: &mut Writer, keep: usize) -> Result<()> {
+        let mut excess = self.versions.in_frames().saturating_sub(keep);
+        if excess == 0 {
+            return Ok(());
+        }
+        let candidates = self.versions.collect(|_, version| version.frame.is_some());
+        for (page, version) in &candidates {
+            if excess == 0 {
+                break;
+            }
+            if version.address.is_none() {
+                self.stage_version(writer, *page, version, false)
+                    .inspect_err(|_| self.abandon(writer))?;
+                if writer.fresh.is_full() {
+                    self.flush(writer)?;
+                }
+            }
+            excess -= 1;
+        }
+        self.flush(writer)?;
+        let mut excess = self.versions.in_frames().saturating_sub(keep);
+        for (page, version) in &candidates {
+            if excess == 0 {
+                break;
+            }
+            let frame = self
+                .versions
+                .update(*page, version.changed_at, |v| {
+                    if v.address.is_none() { None } else { v.frame.take() }
+                })
+                .flatten();
+            if let Some(frame) = frame {
+                self.frames.retire(frame);
+                excess -= 1;
+            }
+        }
+        self.wake_waiters();
+        Ok(())
+    }
+
+    /// Writes one map node.
+    pub(crate) fn write_map_node(&self, writer: &mut Writer, node: NodeId) -> Result<()> {
+        let number = writer.next_number;
+        writer.next_number += 1;
+        let state = self.state.lock();
+        let entries = state.map.entries(node);
+        let head = ImageHead {
+            page: node.page(),
+            table: TableId(0),
+            number,
+            changed_at: CommitNo(0),
+            level: node.level,
+            kind: kind::MAP,
+            words: u16::try_from(entries.len() * 2).expect("map nodes are pages"),
+        };
+        writer.image.clear();
+        let words = entries.iter().flat_map(|address| address.pack());
+        let compress = self.options.compress;
+        writer.codec.encode(head, words, &[], 0..0, compress, &mut writer.image);
+        drop(state);
+        let address = self.append(writer, number, false)?;
+        let mut state = self.state.lock();
+        let old = state.map.written(node, address, &mut |node, at| self.load_map_node(node, at))?;
+        state.segments.add(address);
+        state.segments.remove(old);
+        Ok(())
+    }
+
+    /// The writer lock.
+    pub(crate) fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock()
+    }
+}
