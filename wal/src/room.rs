@@ -11,8 +11,8 @@ use crate::writer::{Files, Maintenance, Wal};
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{Error, Lsn, Result};
 
-/// Released files kept for reuse.
-const SPARES_MAX: usize = 2;
+/// Released files kept for reuse, however little is written.
+const SPARES_MIN: usize = 2;
 
 impl Wal {
     /// Outside the turn: makes room for a group of so many bytes; [`Wal::fits`] then says yes,
@@ -92,22 +92,29 @@ impl Wal {
                 });
             }
         }
-        let trimmed = self.trim(&mut maintenance);
+        let stretch = lsn.0.saturating_sub(maintenance.released.0);
+        maintenance.released = maintenance.released.max(lsn);
+        let trimmed = self.trim(&mut maintenance, stretch);
         self.count_spares(&maintenance);
         trimmed
     }
 
-    /// Keeps the largest spares that are not beyond the usual size, and removes the others.
-    /// Removals need not be durable: files before the place where reading starts count for nothing.
-    fn trim(&self, maintenance: &mut Maintenance) -> Result<()> {
+    /// Keeps the largest spares that are not beyond the usual size, and removes the others. As many
+    /// stay as the last stretch between two releases took: the next one will take about as much,
+    /// and each file that must be made anew is written twice. Removals need not be durable: files
+    /// before the place where reading starts count for nothing.
+    fn trim(&self, maintenance: &mut Maintenance, stretch: u64) -> Result<()> {
         let limit = self.options.file_bytes_max;
         let spares = &mut maintenance.spares;
         spares.sort_by_key(|spare| (spare.file_bytes <= limit, spare.file_bytes));
+        let mut bytes: u64 = spares.iter().map(|spare| spare.file_bytes).sum();
         while let Some(first) = spares.first() {
-            if first.file_bytes <= limit && spares.len() <= SPARES_MAX {
+            let few = spares.len() <= SPARES_MIN || bytes <= stretch;
+            if first.file_bytes <= limit && few {
                 break;
             }
             self.disk.remove(&first.name)?;
+            bytes -= first.file_bytes;
             spares.remove(0);
         }
         Ok(())

@@ -63,9 +63,11 @@ impl Files {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Maintenance {
     pub(crate) spares: Vec<Spare>,
+    /// Up to where files were given back.
+    pub(crate) released: Lsn,
 }
 
 /// The right to append, and the position where. Lives in the mutex of the commit turn.
@@ -146,7 +148,7 @@ impl Wal {
                 live: VecDeque::from([Arc::clone(&file)]),
                 ready: VecDeque::new(),
             }),
-            maintenance: Mutex::default(),
+            maintenance: Mutex::new(Maintenance { spares: Vec::new(), released: start }),
             sync: Mutex::default(),
             synced: Condvar::new(),
             durable: AtomicU64::new(start.0),

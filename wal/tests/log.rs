@@ -120,6 +120,27 @@ fn released_files_are_recycled_and_their_old_groups_stay_dead() {
 }
 
 #[test]
+fn spares_follow_what_is_written() {
+    let (_, log) = small(SMALL);
+    let write = |bytes: u64| {
+        let until = log.wal.position().0 + bytes;
+        while log.wal.position().0 < until {
+            log.put(1000).unwrap();
+        }
+        log.sync(log.wal.position()).unwrap();
+        log.wal.release_before(log.wal.durable()).unwrap();
+        log.wal.stats()
+    };
+    let busy = write(20 * SMALL);
+    assert!((15..=20).contains(&busy.spare_files), "{busy:?}");
+    let again = write(18 * SMALL);
+    assert!(again.files_created <= busy.files_created + 4, "{again:?} after {busy:?}");
+    let idle = write(1000);
+    assert_eq!(idle.spare_files, 2);
+    assert!(idle.disk_bytes <= 4 * SMALL, "{idle:?}");
+}
+
+#[test]
 fn nothing_undurable_is_released() {
     let (disk, log) = small(SMALL);
     for _ in 0..100 {
