@@ -7,9 +7,9 @@
 //!                   crash_clone(kind, seed): durable plus a legal choice of what is pending
 //! ```
 //!
-//! Syncing a file does not make its name durable: the strict reading of POSIX, kinder than no real file
-//! system. All bytes are in copy-on-write pages, so a crash clone copies pointers, and a test can take
-//! one before each operation of a run ([`SimDisk::on_operation`]).
+//! Syncing a file does not make its name durable: the strict reading of POSIX; real file systems are
+//! kinder. All bytes are in copy-on-write pages, so a crash clone copies pointers and what is pending,
+//! and a test can take one before each operation of a run ([`SimDisk::on_operation`]).
 //!
 //! The clock moves a microsecond per operation; randomness and the order of [`Disk::list`] come from
 //! the seed. So two runs with one seed that ask for the same operations have the same
@@ -17,14 +17,14 @@
 //!
 //! # Failed syncs
 //!
-//! An injected failure of [`File::sync`](crate::File::sync) drops what was written since the last
-//! sync: it still reads back, the next sync succeeds, and no crash leaves any of it (unless it is
-//! written again). Linux does so.
+//! An injected failure of [`File::sync`] drops what was written since the last sync: it still reads
+//! back, the next sync succeeds, and no crash leaves any of it, until something is written to the same
+//! 512-byte sector again. Linux does so. Lengths and names are not dropped.
 //!
 //! # Not simulated
 //!
-//! Directories in directories, time that goes backwards, writes that a device acknowledges and loses after a sync
-//! ([`SimDisk::copy_sector`] from an older clone makes such a state).
+//! Directories in directories, latencies, and writes that a device acknowledges at a sync and loses all the
+//! same ([`SimDisk::copy_sector`] from an older clone makes such a state).
 
 mod crash;
 mod fault;

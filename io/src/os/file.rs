@@ -135,7 +135,12 @@ impl OsWindow {
             match error.raw_os_error() {
                 Some(libc::EINVAL) => break, // Linux before 5.14
                 Some(libc::EINTR | libc::EAGAIN) => {}
-                // What would have been SIGBUS: an I/O error, or no space.
+                // What a store would have got as SIGBUS; the kernel does not say which of these it is.
+                Some(libc::EFAULT) => {
+                    return Err(io::Error::other(
+                        "the file was cut, the disk is full or the device failed",
+                    ));
+                }
                 _ => return Err(error),
             }
         }

@@ -9,7 +9,9 @@ use esker_base::Result;
 use esker_base::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, thread};
 use std::collections::VecDeque;
 
-/// Beyond this, more reads in parallel do not make this kind of disk any faster.
+/// Random cold reads of 4 KiB at depth 32 on the 2-core virtual machine this was built on (busy, so give
+/// or take a fifth): one at a time 15,000 a second, 4 threads 46,000, 8 threads 55,000, 16 threads
+/// 53,000, 32 threads 46,000. Disks that are further away like it deeper.
 const THREADS_MAX: usize = 16;
 
 #[derive(Debug)]

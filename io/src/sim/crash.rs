@@ -140,12 +140,26 @@ fn crash_contents(choice: &Choice, rng: &mut Rng, inode: &Inode, donors: &[Image
     if inode.pending.is_empty() {
         return image;
     }
+    // Where all or nothing is kept there is nothing to copy.
+    let uniform = match kind {
+        CrashKind::None => Some(false),
+        CrashKind::All | CrashKind::Kill => Some(true),
+        CrashKind::ReorderByFile => Some(whole),
+        CrashKind::Names => Some(choice.contents),
+        CrashKind::SingleDrop(_) => {
+            let mut seqs = inode.pending.iter().map(|pending| pending.seq);
+            (!seqs.any(|seq| Some(seq) == choice.dropped_seq)).then_some(true)
+        }
+        _ => None,
+    };
+    match uniform {
+        Some(false) => return image,
+        Some(true) if !inode.lost_writes => return inode.live.clone(),
+        _ => {}
+    }
     let keep = |rng: &mut Rng, index: usize, seq: u64| match kind {
-        CrashKind::None => false,
-        CrashKind::All | CrashKind::Kill => true,
+        _ if uniform.is_some() => true,
         CrashKind::Prefix => (index as u64) < prefix,
-        CrashKind::ReorderByFile => whole,
-        CrashKind::Names => choice.contents,
         CrashKind::SingleDrop(_) => Some(seq) != choice.dropped_seq,
         _ => rng.coin(choice.eighths),
     };
