@@ -24,7 +24,7 @@ use super::image::Address;
 use esker_base::sync::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Backoff, Mutex, Ordering,
 };
-use esker_base::{CommitNo, PageId, Result, TableId};
+use esker_base::{CommitNo, PageId, Result};
 use esker_index::pages::ChildWord;
 use esker_io::arena::Arena;
 use std::collections::VecDeque;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Frames tried per sweep of eviction, at most this many times the frames wanted.
 const SWEEP_FACTOR: usize = 64;
+/// Frames evicted at a time by who finds none free.
+const EVICT_BATCH: usize = 8;
 /// A waiter gives up after this long without a free frame.
 const FRAME_WAIT: Duration = Duration::from_millis(50);
 
@@ -204,12 +206,14 @@ impl Store {
             if let Some(frame) = self.frames.take() {
                 return Ok(frame);
             }
-            if self.evict(8) > 0 {
+            // A few frames that come and go are not enough: a descent whose pages push each other out
+            // would never end.
+            if self.evict(EVICT_BATCH) == EVICT_BATCH {
                 continue;
             }
             rounds += 1;
             count(&self.counters.frame_stalls, 1);
-            self.relieve(64)?;
+            self.relieve((self.frames.count() as usize / 8).clamp(EVICT_BATCH, 64))?;
             if rounds > 10_000 {
                 return Err(Error::invalid(
                     "memory_bytes too small",

@@ -1,0 +1,495 @@
+//! Leaf pages.
+//!
+//! ```text
+//!  0       2      4        6          8           10       12     14    16
+//! | count | heap | garbage| low bytes| high bytes | prefix | last | run |
+//! 16
+//! | heads: count × u32 | slots: count × u16 | free ... | heap ... | high fence | low fence |
+//!                                                      ↑ heap
+//! record = key bytes u16 | value bytes u16 | key without prefix | value
+//! ```
+//!
+//! All keys of a leaf begin with what its fences have in common; that *prefix* is not repeated: it is the
+//! first `prefix` bytes of the low fence. A *head* is the four bytes of a key after the prefix, as a number that
+//! orders like the key. A slot is the offset of a record. `high bytes` is 0xFFFF if there is no
+//! upper fence. Bit 15 of a record's `value bytes` says that the value is a handle of 24 bytes.
+//! `garbage` is what removed records left in the heap. `last` and `run` are hints for splits: where the last
+//! insert went, and how many before it went one place further each time.
+//!
+//! Integers are little-endian.
+
+use super::{
+    OVERFLOW_HANDLE_BYTES, Value, common_bytes, max_inline_value_bytes, max_key_bytes, set_u16,
+    u16_at,
+};
+use esker_base::codec::head32;
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+const COUNT_AT: usize = 0;
+const HEAP_AT: usize = COUNT_AT + 2;
+const GARBAGE_AT: usize = HEAP_AT + 2;
+const LOW_AT: usize = GARBAGE_AT + 2;
+const HIGH_AT: usize = LOW_AT + 2;
+const PREFIX_AT: usize = HIGH_AT + 2;
+const LAST_AT: usize = PREFIX_AT + 2;
+const RUN_AT: usize = LAST_AT + 2;
+const HEADER_BYTES: usize = RUN_AT + 2;
+const _: () = assert!(HEADER_BYTES == 16);
+const HEAD_BYTES: usize = 4;
+/// Head and slot of a row.
+const ENTRY_BYTES: usize = HEAD_BYTES + 2;
+const RECORD_HEADER_BYTES: usize = 4;
+const NO_HIGH: usize = 0xffff;
+const OVERFLOW_BIT: usize = 1 << 15;
+
+thread_local! {
+    /// Where a leaf is laid out anew before it replaces the old layout.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A leaf, to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf<'a> {
+    body: &'a [u8],
+    count: usize,
+    prefix_bytes: usize,
+}
+
+impl<'a> Leaf<'a> {
+    /// A body that [`check_leaf`] has accepted, or that this module has made.
+    #[inline]
+    pub(crate) fn new(body: &'a [u8]) -> Self {
+        Self { body, count: u16_at(body, COUNT_AT), prefix_bytes: u16_at(body, PREFIX_AT) }
+    }
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+    fn low_bytes(&self) -> usize {
+        u16_at(self.body, LOW_AT)
+    }
+    /// The lower fence, included.
+    pub(crate) fn low(&self) -> &'a [u8] {
+        &self.body[self.body.len() - self.low_bytes()..]
+    }
+    /// The upper fence, excluded.
+    pub(crate) fn high(&self) -> Option<&'a [u8]> {
+        let bytes = u16_at(self.body, HIGH_AT);
+        if bytes == NO_HIGH {
+            return None;
+        }
+        let end = self.body.len() - self.low_bytes();
+        Some(&self.body[end - bytes..end])
+    }
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &'a [u8] {
+        &self.low()[..self.prefix_bytes]
+    }
+    #[inline]
+    fn heads(&self) -> &'a [[u8; HEAD_BYTES]] {
+        let (heads, _) =
+            self.body[HEADER_BYTES..HEADER_BYTES + self.count * HEAD_BYTES].as_chunks();
+        heads
+    }
+    #[inline]
+    fn slot(&self, i: usize) -> usize {
+        u16_at(self.body, HEADER_BYTES + self.count * HEAD_BYTES + i * 2)
+    }
+    /// The key after the prefix, and the value.
+    #[inline]
+    pub(crate) fn row(&self, i: usize) -> (&'a [u8], Value<'a>) {
+        let record = &self.body[self.slot(i)..];
+        let (key_bytes, value_bytes) = (u16_at(record, 0), u16_at(record, 2));
+        let (key, rest) = record[RECORD_HEADER_BYTES..].split_at(key_bytes);
+        if value_bytes & OVERFLOW_BIT == 0 {
+            return (key, Value::Inline(&rest[..value_bytes]));
+        }
+        (key, Value::Overflow(*rest.first_chunk().expect("checked: a handle follows")))
+    }
+    #[inline]
+    fn suffix(&self, i: usize) -> &'a [u8] {
+        let at = self.slot(i);
+        let bytes = u16_at(self.body, at);
+        &self.body[at + RECORD_HEADER_BYTES..at + RECORD_HEADER_BYTES + bytes]
+    }
+    /// The whole key.
+    pub(crate) fn key(&self, i: usize) -> Vec<u8> {
+        [self.prefix(), self.suffix(i)].concat()
+    }
+    /// Bytes of a record in the heap.
+    fn record_bytes(&self, i: usize) -> usize {
+        let at = self.slot(i);
+        let value_bytes = u16_at(self.body, at + 2);
+        let value_bytes = match value_bytes & OVERFLOW_BIT {
+            0 => value_bytes,
+            _ => OVERFLOW_HANDLE_BYTES,
+        };
+        RECORD_HEADER_BYTES + u16_at(self.body, at) + value_bytes
+    }
+
+    /// Where a key is, or where it would go. The key lies between the fences.
+    #[inline]
+    pub(crate) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        debug_assert!(self.low() <= key && self.high().is_none_or(|high| key < high), "B1");
+        let Some(suffix) = key.get(self.prefix_bytes..) else { return Err(0) };
+        self.search_suffix(suffix)
+    }
+
+    #[inline]
+    fn search_suffix(&self, suffix: &[u8]) -> Result<usize, usize> {
+        let head = head32(suffix);
+        let heads = self.heads();
+        let mut from = heads.partition_point(|other| u32::from_le_bytes(*other) < head);
+        // As a rule at most one head is the same.
+        let mut to = from;
+        while to < heads.len() && u32::from_le_bytes(heads[to]) == head {
+            to += 1;
+        }
+        while from < to {
+            let middle = usize::midpoint(from, to);
+            match self.suffix(middle).cmp(suffix) {
+                Ordering::Equal => return Ok(middle),
+                Ordering::Less => from = middle + 1,
+                Ordering::Greater => to = middle,
+            }
+        }
+        Err(from)
+    }
+
+    /// Rows with keys below `key`, which may lie outside the fences.
+    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+        let prefix = self.prefix();
+        match key.get(..prefix.len()).unwrap_or(key).cmp(prefix) {
+            Ordering::Less => 0,
+            Ordering::Greater => self.count,
+            Ordering::Equal => {
+                self.search_suffix(&key[prefix.len()..]).unwrap_or_else(|place| place)
+            }
+        }
+    }
+
+    fn gap_bytes(&self) -> usize {
+        u16_at(self.body, HEAP_AT) - HEADER_BYTES - self.count * ENTRY_BYTES
+    }
+    /// Bytes that rows may still take, after compaction.
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.gap_bytes() + u16_at(self.body, GARBAGE_AT)
+    }
+    /// Bytes that rows, fences and header take.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.body.len() - self.free_bytes()
+    }
+    /// Bytes that a new row takes.
+    pub(crate) fn need_bytes(&self, key: &[u8], value: &Value<'_>) -> usize {
+        ENTRY_BYTES + RECORD_HEADER_BYTES + key.len() - self.prefix_bytes + value.stored_bytes()
+    }
+    /// Bytes that putting a row takes beyond what is free in the row it replaces.
+    pub(crate) fn growth_bytes(
+        &self,
+        at: Result<usize, usize>,
+        key: &[u8],
+        value: &Value<'_>,
+    ) -> usize {
+        let need = self.need_bytes(key, value);
+        match at {
+            Ok(i) => need.saturating_sub(ENTRY_BYTES + self.record_bytes(i)),
+            Err(_) => need,
+        }
+    }
+    /// True if the last inserts went up one place at a time and the next one at `i` goes on so.
+    pub(crate) fn is_ascending(&self, i: usize) -> bool {
+        const RUN_MIN: usize = 6;
+        let run = u16_at(self.body, RUN_AT);
+        (run >= RUN_MIN || run + 1 >= self.count) && u16_at(self.body, LAST_AT) + 1 == i
+    }
+
+    /// Bytes of a leaf that holds some of these rows between other fences.
+    pub(crate) fn bytes_between(
+        &self,
+        rows: Range<usize>,
+        low: &[u8],
+        high: Option<&[u8]>,
+    ) -> usize {
+        let prefix = high.map_or(0, |high| common_bytes(low, high));
+        let rows_bytes: usize = rows
+            .map(|i| ENTRY_BYTES + self.record_bytes(i) + self.prefix_bytes - prefix)
+            .sum();
+        HEADER_BYTES + low.len() + high.map_or(0, <[u8]>::len) + rows_bytes
+    }
+}
+
+/// Fills a leaf from front to back.
+struct Builder<'b> {
+    body: &'b mut [u8],
+    rows: usize,
+    done: usize,
+    heap: usize,
+    prefix_bytes: usize,
+}
+
+impl<'b> Builder<'b> {
+    /// A leaf that will have `rows` rows between these fences.
+    fn new(body: &'b mut [u8], rows: usize, low: &[u8], high: Option<&[u8]>) -> Self {
+        let low_at = body.len() - low.len();
+        body[low_at..].copy_from_slice(low);
+        let heap = low_at - high.map_or(0, <[u8]>::len);
+        body[heap..low_at].copy_from_slice(high.unwrap_or_default());
+        let prefix_bytes = high.map_or(0, |high| common_bytes(low, high));
+        set_u16(body, COUNT_AT, rows);
+        set_u16(body, GARBAGE_AT, 0);
+        set_u16(body, LOW_AT, low.len());
+        set_u16(body, HIGH_AT, high.map_or(NO_HIGH, <[u8]>::len));
+        set_u16(body, PREFIX_AT, prefix_bytes);
+        set_u16(body, LAST_AT, 0);
+        set_u16(body, RUN_AT, 0);
+        Self { body, rows, done: 0, heap, prefix_bytes }
+    }
+
+    /// Copies rows of another leaf that lie between the fences.
+    fn copy(&mut self, from: Leaf<'_>, rows: Range<usize>) {
+        let from_prefix = from.prefix();
+        for i in rows {
+            let record = &from.body[from.slot(i)..][..from.record_bytes(i)];
+            let suffix_bytes = u16_at(record, 0);
+            let (add, skip): (&[u8], usize) = if self.prefix_bytes >= from_prefix.len() {
+                (&[], self.prefix_bytes - from_prefix.len())
+            } else {
+                (&from_prefix[self.prefix_bytes..], 0)
+            };
+            let rest = &record[RECORD_HEADER_BYTES + skip..];
+            self.heap -= RECORD_HEADER_BYTES + add.len() + rest.len();
+            let at = self.heap;
+            set_u16(self.body, at, add.len() + suffix_bytes - skip);
+            self.body[at + 2..at + 4].copy_from_slice(&record[2..4]);
+            let key_at = at + RECORD_HEADER_BYTES;
+            self.body[key_at..key_at + add.len()].copy_from_slice(add);
+            self.body[key_at + add.len()..][..rest.len()].copy_from_slice(rest);
+            let head = head32(&self.body[key_at..key_at + add.len() + suffix_bytes - skip]);
+            let head_at = HEADER_BYTES + self.done * HEAD_BYTES;
+            self.body[head_at..head_at + HEAD_BYTES].copy_from_slice(&head.to_le_bytes());
+            set_u16(self.body, HEADER_BYTES + self.rows * HEAD_BYTES + self.done * 2, at);
+            self.done += 1;
+        }
+    }
+
+    fn finish(self) {
+        assert_eq!(self.done, self.rows, "as many rows as announced");
+        debug_assert!(HEADER_BYTES + self.rows * ENTRY_BYTES <= self.heap, "it fits");
+        set_u16(self.body, HEAP_AT, self.heap);
+    }
+}
+
+/// Makes an empty leaf.
+pub(crate) fn init(body: &mut [u8], low: &[u8], high: Option<&[u8]>) {
+    Builder::new(body, 0, low, high).finish();
+}
+
+/// Makes a leaf of rows of others, in order, between new fences.
+pub(crate) fn build(
+    body: &mut [u8],
+    low: &[u8],
+    high: Option<&[u8]>,
+    parts: &[(Leaf<'_>, Range<usize>)],
+) {
+    let rows = parts.iter().map(|(_, rows)| rows.len()).sum();
+    let mut builder = Builder::new(body, rows, low, high);
+    for (leaf, rows) in parts {
+        builder.copy(*leaf, rows.clone());
+    }
+    builder.finish();
+}
+
+/// Lays `parts` out and copies the result over `body`, which `parts` may borrow a copy of.
+fn relayout(body: &mut [u8], make: impl FnOnce(Leaf<'_>, &mut [u8])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        scratch.extend_from_slice(body);
+        make(Leaf::new(scratch), body);
+    });
+}
+
+/// Keeps some rows of a leaf, between new fences, and drops the rest.
+pub(crate) fn keep_rows(body: &mut [u8], rows: Range<usize>, low: &[u8], high: Option<&[u8]>) {
+    relayout(body, |old, body| build(body, low, high, &[(old, rows)]));
+}
+
+/// Squeezes the garbage out.
+fn compact(body: &mut [u8]) {
+    relayout(body, |old, body| {
+        let (last, run) = (u16_at(body, LAST_AT), u16_at(body, RUN_AT));
+        build(body, old.low(), old.high(), &[(old, 0..old.len())]);
+        set_u16(body, LAST_AT, last);
+        set_u16(body, RUN_AT, run);
+    });
+}
+
+fn write_record(body: &mut [u8], at: usize, suffix: &[u8], value: &Value<'_>) {
+    let (bytes, flag): (&[u8], usize) = match value {
+        Value::Inline(value) => (value, 0),
+        Value::Overflow(handle) => (handle, OVERFLOW_BIT),
+    };
+    set_u16(body, at, suffix.len());
+    set_u16(body, at + 2, bytes.len() | flag);
+    let key_at = at + RECORD_HEADER_BYTES;
+    body[key_at..key_at + suffix.len()].copy_from_slice(suffix);
+    body[key_at + suffix.len()..][..bytes.len()].copy_from_slice(bytes);
+}
+
+/// Inserts a row at `i`. There is room: `need_bytes` were free.
+pub(crate) fn insert(body: &mut [u8], i: usize, key: &[u8], value: &Value<'_>) {
+    let leaf = Leaf::new(body);
+    let need = leaf.need_bytes(key, value);
+    if leaf.gap_bytes() < need {
+        compact(body);
+    }
+    let leaf = Leaf::new(body);
+    assert!(leaf.gap_bytes() >= need, "room was made before");
+    let (count, prefix) = (leaf.count, leaf.prefix_bytes);
+    let suffix = &key[prefix..];
+    let at = u16_at(body, HEAP_AT) - (need - ENTRY_BYTES);
+    write_record(body, at, suffix, value);
+    // The slots move up by one head, those from `i` on by one slot too; the heads from `i` on by one.
+    let slots = HEADER_BYTES + count * HEAD_BYTES;
+    let end = slots + count * 2;
+    body.copy_within(slots + i * 2..end, slots + i * 2 + ENTRY_BYTES);
+    body.copy_within(slots..slots + i * 2, slots + HEAD_BYTES);
+    let head_at = HEADER_BYTES + i * HEAD_BYTES;
+    body.copy_within(head_at..slots, head_at + HEAD_BYTES);
+    body[head_at..head_at + HEAD_BYTES].copy_from_slice(&head32(suffix).to_le_bytes());
+    set_u16(body, slots + HEAD_BYTES + i * 2, at);
+    set_u16(body, COUNT_AT, count + 1);
+    set_u16(body, HEAP_AT, at);
+    let (last, run) = (u16_at(body, LAST_AT), u16_at(body, RUN_AT));
+    set_u16(body, RUN_AT, if last + 1 == i { (run + 1).min(0xffff) } else { 0 });
+    set_u16(body, LAST_AT, i);
+}
+
+/// Gives row `i` another value. There is room: `growth_bytes` were free.
+pub(crate) fn replace(body: &mut [u8], i: usize, key: &[u8], value: &Value<'_>) {
+    let leaf = Leaf::new(body);
+    let (at, old_bytes) = (leaf.slot(i), leaf.record_bytes(i));
+    let new_bytes = leaf.need_bytes(key, value) - ENTRY_BYTES;
+    let suffix = &key[leaf.prefix_bytes..];
+    if new_bytes <= old_bytes {
+        write_record(body, at, suffix, value);
+        let garbage = u16_at(body, GARBAGE_AT) + old_bytes - new_bytes;
+        set_u16(body, GARBAGE_AT, garbage);
+        return;
+    }
+    remove(body, i);
+    let (last, run) = (u16_at(body, LAST_AT), u16_at(body, RUN_AT));
+    insert(body, i, key, value);
+    set_u16(body, LAST_AT, last);
+    set_u16(body, RUN_AT, run);
+}
+
+/// Removes row `i`.
+pub(crate) fn remove(body: &mut [u8], i: usize) {
+    let leaf = Leaf::new(body);
+    let (at, bytes, count) = (leaf.slot(i), leaf.record_bytes(i), leaf.count);
+    let slots = HEADER_BYTES + count * HEAD_BYTES;
+    let head_at = HEADER_BYTES + i * HEAD_BYTES;
+    body.copy_within(head_at + HEAD_BYTES..slots, head_at);
+    body.copy_within(slots..slots + i * 2, slots - HEAD_BYTES);
+    body.copy_within(slots + i * 2 + 2..slots + count * 2, slots - HEAD_BYTES + i * 2);
+    set_u16(body, COUNT_AT, count - 1);
+    if at == u16_at(body, HEAP_AT) {
+        set_u16(body, HEAP_AT, at + bytes);
+    } else {
+        set_u16(body, GARBAGE_AT, u16_at(body, GARBAGE_AT) + bytes);
+    }
+}
+
+/// The part of a leaf that need not be kept on disk: what lies between slots and heap.
+pub fn hole(body: &[u8]) -> Range<usize> {
+    let start = HEADER_BYTES + u16_at(body, COUNT_AT) * ENTRY_BYTES;
+    start..u16_at(body, HEAP_AT)
+}
+
+/// Calls `visit` with the handle of every value that lies outside this leaf.
+pub fn overflow_handles(body: &[u8], visit: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES])) {
+    let leaf = Leaf::new(body);
+    for i in 0..leaf.len() {
+        if let (_, Value::Overflow(handle)) = leaf.row(i) {
+            visit(handle);
+        }
+    }
+}
+
+/// Checks a leaf that came from disk, so that everything else here may rely on it.
+///
+/// # Errors
+/// What is wrong.
+pub fn check_leaf(body: &[u8]) -> Result<(), String> {
+    if body.len() < HEADER_BYTES || body.len() > 1 << 15 {
+        return Err(format!("a leaf of {} bytes", body.len()));
+    }
+    let (count, heap) = (u16_at(body, COUNT_AT), u16_at(body, HEAP_AT));
+    let (low, high) = (u16_at(body, LOW_AT), u16_at(body, HIGH_AT));
+    let key_bytes_max = max_key_bytes(body.len());
+    let high_bytes = if high == NO_HIGH { 0 } else { high };
+    if low > key_bytes_max || high_bytes > key_bytes_max {
+        return Err(format!("fences of {low} and {high} bytes"));
+    }
+    let heap_end = (body.len() - HEADER_BYTES)
+        .checked_sub(low + high_bytes)
+        .map(|rest| HEADER_BYTES + rest)
+        .ok_or("fences longer than the page")?;
+    if heap > heap_end || HEADER_BYTES + count * ENTRY_BYTES > heap {
+        return Err(format!("{count} rows, heap from {heap} to {heap_end}"));
+    }
+    let low_fence = &body[body.len() - low..];
+    let high_fence = (high != NO_HIGH).then(|| &body[heap_end..heap_end + high]);
+    let prefix = high_fence.map_or(0, |high| common_bytes(low_fence, high));
+    if high_fence.is_some_and(|high| high <= low_fence) {
+        return Err("the upper fence is not above the lower one".to_owned());
+    }
+    if u16_at(body, PREFIX_AT) != prefix {
+        return Err(format!("prefix {}, the fences share {prefix}", u16_at(body, PREFIX_AT)));
+    }
+    let slots = HEADER_BYTES + count * HEAD_BYTES;
+    let value_bytes_max = max_inline_value_bytes(body.len());
+    let mut used = 0;
+    let mut before: Option<&[u8]> = None;
+    for i in 0..count {
+        let at = u16_at(body, slots + i * 2);
+        let record = body.get(at..heap_end).filter(|_| at >= heap);
+        let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
+        let record = record.ok_or_else(|| format!("row {i} lies outside the heap"))?;
+        let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
+        let value_bytes = value & !OVERFLOW_BIT;
+        let value_fits = match value & OVERFLOW_BIT {
+            0 => value_bytes <= value_bytes_max,
+            _ => value_bytes == OVERFLOW_HANDLE_BYTES,
+        };
+        let bytes = RECORD_HEADER_BYTES + key_bytes + value_bytes;
+        if bytes > record.len() || prefix + key_bytes > key_bytes_max || !value_fits {
+            return Err(format!("row {i}: key of {key_bytes}, value of {value_bytes} bytes"));
+        }
+        let key = &record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + key_bytes];
+        let head = &body[HEADER_BYTES + i * HEAD_BYTES..][..HEAD_BYTES];
+        if head != head32(key).to_le_bytes() {
+            return Err(format!("row {i} has another head than its key"));
+        }
+        if before.is_some_and(|before| before >= key) {
+            return Err(format!("row {i} is not above the one before"));
+        }
+        before = Some(key);
+        used += bytes;
+    }
+    if used + u16_at(body, GARBAGE_AT) != heap_end - heap {
+        return Err(format!("{used} bytes of rows in a heap of {}", heap_end - heap));
+    }
+    // Keys ascend, so the first and the last tell whether all are inside.
+    let leaf = Leaf::new(body);
+    if count > 0 {
+        let (first, last) = (leaf.suffix(0), leaf.suffix(count - 1));
+        let below = first < &low_fence[prefix..];
+        if below || high_fence.is_some_and(|high| last >= &high[prefix..]) {
+            return Err("a row lies outside the fences".to_owned());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Writes in the commit turn: first everything that may stop, then the change, which cannot.
+
+use super::branch::{Pivots, Route};
+use super::leaf::{self, Leaf};
+use super::read::Path;
+use super::split::{split_for, split_leaf};
+use super::{OVERFLOW_HANDLE_BYTES, Value, pivot_between};
+use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use esker_base::PageId;
+
+/// Makes an empty tree and returns its root, which stays the root for good (B4).
+///
+/// # Errors
+/// `Reserve`.
+pub fn create<P: TurnPages>(pages: &P) -> Step<PageId> {
+    let mut root = pages.create(0, 0)?;
+    leaf::init(root.body_mut(), b"", None);
+    let id = root.id();
+    pages.publish(root);
+    Ok(id)
+}
+
+/// Latches the leaf of a key.
+pub(crate) fn latch_leaf<'a, P: TurnPages>(
+    pages: &'a P,
+    word: &ChildWord,
+    key: &[u8],
+) -> Step<P::Write<'a>> {
+    let page = pages.read(word, View::Current)?;
+    if page.level() == 0 {
+        drop(page);
+        return pages.write(word);
+    }
+    let slot = Pivots::new(page.body()).child(Route::To(key));
+    let next = &page.words()[slot];
+    if page.level() == 1 { pages.write(next) } else { latch_leaf(pages, next, key) }
+}
+
+/// A key's leaf, latched, with room for the write it was prepared for. Dropping it changes nothing.
+pub struct Prepared<'a, P: TurnPages + 'a> {
+    leaf: P::Write<'a>,
+    key: &'a [u8],
+    at: Result<usize, usize>,
+    deleted: bool,
+}
+
+impl<P: TurnPages> std::fmt::Debug for Prepared<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// Latches a key's leaf and makes room for its new value (`None`: it will be deleted, or only looked
+/// at). Splits that this takes stay, whatever becomes of the write.
+///
+/// # Errors
+/// As [`TurnPages::write`] and [`TurnPages::create`].
+pub fn prepare<'a, P: TurnPages>(
+    pages: &'a P,
+    root: &ChildWord,
+    key: &'a [u8],
+    new: Option<&Value<'_>>,
+) -> Step<Prepared<'a, P>> {
+    loop {
+        let page = latch_leaf(pages, root, key)?;
+        let leaf = Leaf::new(page.body());
+        let at = leaf.search(key);
+        if new.is_none_or(|value| leaf.growth_bytes(at, key, value) <= leaf.free_bytes()) {
+            return Ok(Prepared { leaf: page, key, at, deleted: false });
+        }
+        split_for(pages, root, page, key, at)?;
+    }
+}
+
+impl<P: TurnPages> Prepared<'_, P> {
+    /// What the key holds now.
+    pub fn existing(&self) -> Option<Value<'_>> {
+        self.at.ok().map(|i| Leaf::new(self.leaf.body()).row(i).1)
+    }
+
+    /// Puts the value that was prepared for, or one that takes no more room.
+    pub fn put(&mut self, value: Value<'_>) {
+        let body = self.leaf.body_mut();
+        match self.at {
+            Ok(i) => leaf::replace(body, i, self.key, &value),
+            Err(i) => {
+                leaf::insert(body, i, self.key, &value);
+                self.at = Ok(i);
+            }
+        }
+    }
+
+    /// Removes the key, if it is there.
+    pub fn delete(&mut self) {
+        if let Ok(i) = self.at {
+            leaf::remove(self.leaf.body_mut(), i);
+            self.at = Err(i);
+            self.deleted = true;
+        }
+    }
+
+    /// True if a delete has left so little that the leaf should be joined with a neighbour (not after
+    /// every delete: most tries would be in vain).
+    pub fn is_sparse(&self) -> bool {
+        self.deleted && is_sparse(self.leaf.body())
+    }
+}
+
+/// Whether to try to merge a leaf after deletes: below a third, and then every eighth time.
+fn is_sparse(body: &[u8]) -> bool {
+    let leaf = Leaf::new(body);
+    leaf.len() == 0 || (leaf.used_bytes() * 3 < body.len() && leaf.len().is_multiple_of(8))
+}
+
+/// One write of a group.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupWrite<'w> {
+    /// The key.
+    pub key: &'w [u8],
+    /// What to put; `None` deletes.
+    pub value: Option<Value<'w>>,
+}
+
+/// Writes to one table, keys ascending strictly.
+pub trait GroupWrites {
+    /// How many.
+    fn len(&self) -> usize;
+    /// True if there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The i-th.
+    fn get(&self, i: usize) -> GroupWrite<'_>;
+}
+
+impl GroupWrites for [GroupWrite<'_>] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn get(&self, i: usize) -> GroupWrite<'_> {
+        self[i]
+    }
+}
+
+/// A leaf, latched, with room for all writes of a group that fall into it.
+pub struct PreparedGroup<'a, P: TurnPages + 'a> {
+    leaf: P::Write<'a>,
+    len: usize,
+    deleted: bool,
+}
+
+impl<P: TurnPages> std::fmt::Debug for PreparedGroup<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedGroup").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Latches the leaf of the first write and makes room in it, by splits if need be, for all writes
+/// that fall into it. No later group of the same turn meets this leaf again.
+///
+/// # Errors
+/// As [`prepare`].
+///
+/// # Panics
+/// If there are no writes.
+pub fn prepare_group<'a, P: TurnPages>(
+    pages: &'a P,
+    root: &ChildWord,
+    writes: &(impl GroupWrites + ?Sized),
+) -> Step<PreparedGroup<'a, P>> {
+    let first = writes.get(0);
+    loop {
+        let page = latch_leaf(pages, root, first.key)?;
+        let leaf = Leaf::new(page.body());
+        let fit = Fit::of(leaf, writes);
+        if fit.fitting == fit.inside {
+            return Ok(PreparedGroup { leaf: page, len: fit.inside, deleted: false });
+        }
+        let at = leaf.search(first.key);
+        // Writes that go on where the leaf ends are cut where it is full; so are those that
+        // would not fit even if they had the leaf for themselves.
+        let at_end = at == Err(leaf.len()) || leaf.len() < 2;
+        if at_end && fit.fitting > 0 {
+            let (last, next) = (writes.get(fit.fitting - 1).key, writes.get(fit.fitting).key);
+            let cut = leaf.lower_bound(next);
+            let below = cut.checked_sub(1).map(|i| leaf.key(i));
+            let below = below.as_deref().filter(|key| *key > last).unwrap_or(last);
+            let pivot = pivot_between(below, next).to_vec();
+            let path = path_to(pages, root, page.id(), first.key)?;
+            split_leaf(pages, &path, page, cut, &pivot)?;
+        } else {
+            split_for(pages, root, page, first.key, at)?;
+        }
+    }
+}
+
+/// The branches above a leaf that is latched, and may be the root.
+pub(crate) fn path_to<'a, P: TurnPages>(
+    pages: &'a P,
+    root: &ChildWord,
+    leaf: PageId,
+    key: &[u8],
+) -> Step<Option<Path<'a, P>>> {
+    // Reading the root would wait for its latch, which this turn holds, if it were the leaf.
+    if root.page() == leaf {
+        return Ok(None);
+    }
+    Path::down(pages, root, View::Current, Route::To(key)).map(Some)
+}
+
+/// How many writes fall into a leaf, and how many of these fit.
+struct Fit {
+    inside: usize,
+    fitting: usize,
+}
+
+impl Fit {
+    fn of(leaf: Leaf<'_>, writes: &(impl GroupWrites + ?Sized)) -> Self {
+        let high = leaf.high();
+        let mut free = leaf.free_bytes();
+        let (mut inside, mut fitting) = (0, 0);
+        while inside < writes.len() {
+            let write = writes.get(inside);
+            if high.is_some_and(|high| write.key >= high) {
+                break;
+            }
+            if fitting == inside {
+                let growth = write.value.as_ref().map_or(0, |value| {
+                    leaf.growth_bytes(leaf.search(write.key), write.key, value)
+                });
+                if let Some(rest) = free.checked_sub(growth) {
+                    free = rest;
+                    fitting += 1;
+                } else if high.is_none() {
+                    // Without an upper fence all the rest is inside.
+                    inside = writes.len();
+                    break;
+                }
+            }
+            inside += 1;
+        }
+        Self { inside, fitting }
+    }
+}
+
+impl<P: TurnPages> PreparedGroup<'_, P> {
+    /// How many writes, from the first one on, the group holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// False: a group holds at least one write.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Applies the writes it was prepared for, and calls `replaced` with the handle of every value outside
+    /// the leaf that is no longer referred to. Returns by how many the rows have grown.
+    pub fn apply(
+        &mut self,
+        writes: &(impl GroupWrites + ?Sized),
+        replaced: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES]),
+    ) -> i64 {
+        let mut rows = 0;
+        for i in 0..self.len {
+            let GroupWrite { key, value } = writes.get(i);
+            let leaf = Leaf::new(self.leaf.body());
+            let at = leaf.search(key);
+            if let Ok(i) = at
+                && let (_, Value::Overflow(handle)) = leaf.row(i)
+            {
+                replaced(handle);
+            }
+            match (at, value) {
+                (Ok(i), Some(value)) => leaf::replace(self.leaf.body_mut(), i, key, &value),
+                (Err(i), Some(value)) => {
+                    leaf::insert(self.leaf.body_mut(), i, key, &value);
+                    rows += 1;
+                }
+                (Ok(i), None) => {
+                    leaf::remove(self.leaf.body_mut(), i);
+                    self.deleted = true;
+                    rows -= 1;
+                }
+                (Err(_), None) => {}
+            }
+        }
+        rows
+    }
+
+    /// As [`Prepared::is_sparse`].
+    pub fn is_sparse(&self) -> bool {
+        self.deleted && is_sparse(self.leaf.body())
+    }
+}

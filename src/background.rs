@@ -1,0 +1,315 @@
+//! Background work: checkpoints, freeing, cleaning, keeping frames free, syncing the log at intervals.
+//!
+//! Either on two threads of the database, or, with a simulated disk or without
+//! [`Options::background`](crate::Options::background), in steps on the callers' threads.
+
+use crate::engine::{Engine, Wake};
+use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_REST};
+use crate::store::count;
+use crate::store::superblock::{self, Superblock};
+use esker_base::sync::{Arc, Ordering, thread};
+use esker_base::{CommitNo, Error, Lsn, Result};
+use std::time::Duration;
+
+/// A checkpoint is due when replay is estimated to take this long,
+const REPLAY_NS_MAX: u64 = 800_000_000;
+/// from what a dirty page costs (read, unpack, at the depth of a batch)
+const REPLAY_PAGE_NS: u64 = 15_000;
+/// and a byte of log.
+const REPLAY_LOG_BYTE_NS: u64 = 6;
+/// The store thread looks around this often when nobody wakes it.
+const TICK: Duration = Duration::from_millis(200);
+/// Without a commit for this long, the database is at rest.
+const REST: Duration = Duration::from_secs(2);
+/// Bytes moved by the cleaner in one step.
+const CLEAN_STEP_BYTES: u64 = 8 << 20;
+/// Pages freed in one step.
+const FREE_STEP: usize = 1024;
+
+/// The threads of a database.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    handles: Vec<thread::JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(crate) fn start(engine: &Arc<Engine>) -> Self {
+        if !engine.threads {
+            return Self::default();
+        }
+        let spawn = |name: &str, run: fn(&Engine)| {
+            let engine = Arc::clone(engine);
+            thread::Builder::new().name(name.to_owned()).spawn(move || run(&engine))
+        };
+        let handles = [spawn("esker-store", store_thread), spawn("esker-log", log_thread)];
+        // Without a thread its work is done when callers need it, as with a simulated disk.
+        Self { handles: handles.into_iter().flatten().collect() }
+    }
+
+    /// Waits for the threads, which end once the engine is closed.
+    pub(crate) fn join(&mut self) {
+        for handle in self.handles.drain(..) {
+            // A panicked thread has poisoned the engine; there is nothing more to do with it here.
+            let _ignored = handle.join().is_err();
+        }
+    }
+}
+
+/// Waits for a wake-up or until `timeout`; false if it was the timeout.
+fn wait(wake: &Wake, timeout: Duration) -> bool {
+    let mut pending = wake.pending.lock();
+    if !*pending {
+        wake.condvar.wait_for(&mut pending, timeout);
+    }
+    std::mem::take(&mut *pending)
+}
+
+fn store_thread(engine: &Engine) {
+    let guard = PoisonOnPanic(engine);
+    let mut seen = CommitNo(0);
+    let mut since = engine.store.disk.now();
+    while !engine.closed.load(Ordering::Acquire) {
+        let woken = wait(&engine.wake, TICK);
+        let published = engine.store.published();
+        let now = engine.store.disk.now();
+        if published != seen {
+            seen = published;
+            since = now;
+        }
+        engine.background_step();
+        if !woken && now.saturating_sub(since) > REST {
+            engine.rest_step();
+        }
+    }
+    std::mem::forget(guard);
+}
+
+fn log_thread(engine: &Engine) {
+    let guard = PoisonOnPanic(engine);
+    let interval = engine.options.sync_interval;
+    let mut synced_at = engine.store.disk.now();
+    while !engine.closed.load(Ordering::Acquire) {
+        wait(&engine.log_wake, interval.min(TICK));
+        while !engine.closed.load(Ordering::Acquire) && engine.wal.upkeep().unwrap_or(false) {}
+        let now = engine.store.disk.now();
+        if now.saturating_sub(synced_at) >= interval {
+            synced_at = now;
+            let position = engine.wal.position();
+            if position > engine.wal.durable() && engine.check_writable().is_ok() {
+                // Failure poisons the database: the next write reports it.
+                let _ignored = engine.sync_log(position).is_err();
+            }
+        }
+    }
+    std::mem::forget(guard);
+}
+
+/// A background thread that panics leaves work undone that others wait for.
+struct PoisonOnPanic<'a>(&'a Engine);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.poison("a background thread panicked".to_owned());
+    }
+}
+
+impl Engine {
+    /// True if replay would take too long, or a checkpoint was asked for.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        let log_bytes =
+            self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
+        let pages = self.store.dirtied.load(Ordering::Relaxed);
+        log_bytes > self.options.log_distance_bytes
+            || pages * REPLAY_PAGE_NS + log_bytes * REPLAY_LOG_BYTE_NS > REPLAY_NS_MAX
+            || self.checkpoint_wanted.load(Ordering::Relaxed)
+    }
+
+    /// One round of background work under writes.
+    pub(crate) fn background_step(&self) {
+        if self.check_writable().is_err() {
+            return;
+        }
+        self.note_failure(self.keep_frames_free());
+        if self.is_checkpoint_due() {
+            let before = self.store.counters.image_bytes_written.load(Ordering::Relaxed);
+            self.note_failure(self.checkpoint());
+            let wrote =
+                self.store.counters.image_bytes_written.load(Ordering::Relaxed) - before;
+            self.note_failure(self.free_given_up());
+            self.note_failure(self.clean_up_to(DEAD_PERCENT_BUSY, wrote.max(CLEAN_STEP_BYTES)));
+        }
+    }
+
+    /// One round of background work at rest: write out, free, clean, until nothing is left to do.
+    /// Returns whether anything was done.
+    pub(crate) fn rest_step(&self) -> bool {
+        if self.check_writable().is_err() {
+            return false;
+        }
+        let result = self.try_rest_step();
+        let progressed = matches!(result, Ok(true));
+        self.note_failure(result);
+        progressed
+    }
+
+    fn try_rest_step(&self) -> Result<bool> {
+        let freed = self.free_given_up()?;
+        let cleaned = self.clean_up_to(DEAD_PERCENT_REST, CLEAN_STEP_BYTES * 4)?;
+        let log_behind = self.wal.position().0 > self.checkpoint_lsn.load(Ordering::Relaxed);
+        let waiting = {
+            let state = self.store.state.lock();
+            !state.segments.removable(u64::MAX).is_empty()
+        };
+        let due = freed || cleaned > 0 || log_behind || (waiting && self.can_remove());
+        if due {
+            self.checkpoint()?;
+        }
+        Ok(due)
+    }
+
+    /// Whether a checkpoint would let a segment go: not if versions are what keeps them.
+    fn can_remove(&self) -> bool {
+        self.store.versions.count() == 0
+    }
+
+    fn note_failure<T>(&self, result: Result<T>) {
+        match result {
+            // Space may come back; readers and later writers find out for themselves.
+            Ok(_) | Err(Error::NoSpace { .. } | Error::TooManyFiles { .. }) => {}
+            // What is damaged stays so; the rest is served.
+            Err(Error::Corrupt { .. } | Error::Closed | Error::Poisoned { .. }) => {}
+            Err(error) => self.poison(error.to_string()),
+        }
+    }
+
+    /// Writes back and evicts ahead of need.
+    fn keep_frames_free(&self) -> Result<()> {
+        let want = (self.store.frames.count() as usize / 32).max(8);
+        if self.store.frames.available() < want {
+            self.store.relieve(want)?;
+        }
+        Ok(())
+    }
+
+    /// Frees pages that no cut sees any more. True if something was freed.
+    fn free_given_up(&self) -> Result<bool> {
+        let _maintenance = self.maintenance.lock();
+        let oldest = {
+            let mut turn = self.turn.lock();
+            self.hand_over_freed(&mut turn);
+            turn.cuts.oldest().unwrap_or(turn.last)
+        };
+        let mut any = false;
+        loop {
+            let before = {
+                let state = self.store.state.lock();
+                (state.freed.len(), state.trees.len())
+            };
+            let more = self.store.free_some(oldest, FREE_STEP)?;
+            let after = {
+                let state = self.store.state.lock();
+                (state.freed.len(), state.trees.len())
+            };
+            any |= before != after;
+            if !more {
+                return Ok(any);
+            }
+        }
+    }
+
+    /// Moves what turns gave up to where freeing finds it. In the turn.
+    fn hand_over_freed(&self, turn: &mut crate::turn::Turn) {
+        if turn.reserve.freed.is_empty() && turn.reserve.trees.is_empty() {
+            return;
+        }
+        let mut state = self.store.state.lock();
+        state.freed.extend(turn.reserve.freed.drain(..));
+        state.trees.append(&mut turn.reserve.trees);
+    }
+
+    /// Cleans until the policy is content or `limit_bytes` were moved; returns bytes moved.
+    fn clean_up_to(&self, dead_percent_max: u64, limit_bytes: u64) -> Result<u64> {
+        let _maintenance = self.maintenance.lock();
+        let mut moved = 0;
+        while moved < limit_bytes {
+            match self.store.clean_one(dead_percent_max)? {
+                Some(bytes) => moved += bytes.max(1),
+                None => break,
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Writes a checkpoint now.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let mut superblock = self.maintenance.lock();
+        self.check_writable()?;
+        let started = self.store.disk.now();
+        self.checkpoint_wanted.store(false, Ordering::Relaxed);
+        let mut engine_part = Vec::new();
+        let (cut, lsn) = {
+            let mut turn = self.turn.lock();
+            let cut = turn.last;
+            turn.cuts.take(cut);
+            self.hand_over_freed(&mut turn);
+            self.store.begin_checkpoint(cut);
+            self.catalog.read().encode(turn.next_table, &mut engine_part);
+            (cut, self.wal.seal(&mut turn.tail))
+        };
+        let written = self.write_checkpoint(cut, lsn, &engine_part, *superblock);
+        let ended = self.store.end_checkpoint();
+        self.release_cut(cut);
+        let (freeze, new) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                if !matches!(error, Error::NoSpace { .. } | Error::TooManyFiles { .. }) {
+                    self.poison(error.to_string());
+                }
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(&mut *superblock, new);
+        if let Err(error) = ended {
+            self.poison(error.to_string());
+            return Err(error);
+        }
+        self.checkpoint_lsn.store(lsn.0, Ordering::Relaxed);
+        self.store.remove_segments(freeze)?;
+        self.wal.release_before(lsn)?;
+        self.store.disk.remove(&superblock::checkpoint_name(old.checkpoint))?;
+        let took = self.store.disk.now().saturating_sub(started);
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        count(&self.store.counters.checkpoint_ns, ns);
+        Ok(())
+    }
+
+    fn write_checkpoint(
+        &self,
+        cut: CommitNo,
+        lsn: Lsn,
+        engine_part: &[u8],
+        old: Superblock,
+    ) -> Result<(u64, Superblock)> {
+        self.sync_log(lsn)?;
+        self.store.checkpoint_pages(cut)?;
+        let next = Superblock {
+            generation: old.generation + 1,
+            checkpoint: old.generation + 1,
+            log_start: lsn,
+            ..old
+        };
+        self.store.checkpoint_commit(cut, engine_part, next)
+    }
+
+    /// Does all background work that is due at rest, and returns when there is none.
+    pub(crate) fn settle(&self) -> Result<()> {
+        // Bounded: every round frees, cleans or checkpoints something, or is the last.
+        for _ in 0..10_000 {
+            self.check_writable()?;
+            if !self.try_rest_step()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

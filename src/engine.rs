@@ -1,0 +1,344 @@
+//! The engine: what all handles of a database share, and how calls go on when an index stops.
+
+use crate::catalog::{Catalog, TableState};
+use crate::options::{Durability, Options};
+use crate::store::pages::Session;
+use crate::store::superblock::Superblock;
+use crate::store::{Store, count};
+use crate::turn::Turn;
+use esker_base::sync::{
+    Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock,
+};
+use esker_base::{CommitNo, Error, Lsn, PageId, Result};
+use esker_index::pages::{Step, Stop, View};
+use esker_wal::Wal;
+
+/// After this many stops in a row an operation gives up: a tree cannot change under it that often.
+const STOPS_MAX: u32 = 100_000;
+/// The same page missing this often in a row, although reading it succeeds, is damage.
+const SAME_MISSING_MAX: u32 = 1_000;
+
+/// Everything shared.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    // Fixed after open.
+    pub(crate) options: Options,
+    pub(crate) page_bytes: usize,
+    /// Background work runs on threads of its own.
+    pub(crate) threads: bool,
+    pub(crate) lock: Mutex<Option<Box<dyn esker_io::Lock>>>,
+    // Provide their own synchronisation.
+    pub(crate) store: Store,
+    pub(crate) wal: Wal,
+    pub(crate) turn: Mutex<Turn>,
+    /// Woken when the transaction that runs alone has ended.
+    pub(crate) solo_ended: Condvar,
+    pub(crate) catalog: RwLock<Catalog>,
+    /// Held by whoever checkpoints, cleans or frees: one at a time. The newest superblock.
+    pub(crate) maintenance: Mutex<Superblock>,
+    /// Why writes are refused, if they are.
+    poison: Mutex<Option<String>>,
+    // Atomic.
+    poisoned: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    /// Where the log stood at the last checkpoint.
+    pub(crate) checkpoint_lsn: AtomicU64,
+    pub(crate) checkpoint_wanted: AtomicBool,
+    pub(crate) next_transaction: AtomicU64,
+    pub(crate) counters: EngineCounters,
+    pub(crate) wake: Wake,
+    pub(crate) log_wake: Wake,
+}
+
+/// Wakes a background thread.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) pending: Mutex<bool>,
+    pub(crate) condvar: Condvar,
+}
+
+impl Wake {
+    pub(crate) fn wake(&self) {
+        let mut pending = self.pending.lock();
+        if !*pending {
+            *pending = true;
+            self.condvar.notify_one();
+        }
+    }
+}
+
+/// Counters of the engine; each is only ever added to.
+#[derive(Debug, Default)]
+pub(crate) struct EngineCounters {
+    pub(crate) gets: AtomicU64,
+    pub(crate) puts: AtomicU64,
+    pub(crate) deletes: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) log_stalls: AtomicU64,
+    pub(crate) reserve_refills: AtomicU64,
+}
+
+/// How one operation's stops are followed up.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    stops: u32,
+    same_missing: u32,
+    last_missing: PageId,
+    backoff: Backoff,
+}
+
+impl Tries {
+    /// True if it is time to try something else.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.stops > 12
+    }
+    /// True if far more pages were missing than `keys` keys have on their ways.
+    pub(crate) fn is_thrashing(&self, keys: usize) -> bool {
+        self.stops as usize > 64 + 4 * keys
+    }
+}
+
+impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "called once, by open")]
+    pub(crate) fn new(
+        options: Options,
+        page_bytes: usize,
+        lock: Box<dyn esker_io::Lock>,
+        store: Store,
+        wal: Wal,
+        turn: Turn,
+        catalog: Catalog,
+        superblock: Superblock,
+    ) -> Self {
+        let threads = options.background && store.disk.threads();
+        Self {
+            threads,
+            page_bytes,
+            options,
+            lock: Mutex::new(Some(lock)),
+            store,
+            checkpoint_lsn: AtomicU64::new(superblock.log_start.0),
+            wal,
+            turn: Mutex::new(turn),
+            solo_ended: Condvar::new(),
+            catalog: RwLock::new(catalog),
+            maintenance: Mutex::new(superblock),
+            poison: Mutex::new(None),
+            poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            checkpoint_wanted: AtomicBool::new(false),
+            next_transaction: AtomicU64::new(1),
+            counters: EngineCounters::default(),
+            wake: Wake::default(),
+            log_wake: Wake::default(),
+        }
+    }
+
+    /// Runs index code that reads until it is done, following up its stops.
+    pub(crate) fn read<R>(
+        &self,
+        view: View,
+        mut step: impl FnMut(&Session<'_>) -> Step<R>,
+    ) -> Result<R> {
+        let mut tries = Tries::default();
+        loop {
+            let stop = {
+                let session = Session::new(&self.store);
+                match step(&session) {
+                    Ok(result) => return Ok(result),
+                    Err(stop) => stop,
+                }
+            };
+            self.follow_up(stop, view, &mut tries)?;
+        }
+    }
+
+    /// Does what a stop asks for. The caller holds neither pin nor latch nor (but for huge write
+    /// sets) the turn.
+    pub(crate) fn follow_up(&self, stop: Stop, view: View, tries: &mut Tries) -> Result<()> {
+        tries.stops += 1;
+        match stop {
+            Stop::Missing(page) => {
+                if tries.last_missing == page {
+                    tries.same_missing += 1;
+                } else {
+                    tries.same_missing = 0;
+                    tries.last_missing = page;
+                }
+                if tries.same_missing > SAME_MISSING_MAX {
+                    return Err(self.corrupt(page, "a parent names it, but it has no image"));
+                }
+                self.store.load(page, view)
+            }
+            Stop::Moved => {
+                if tries.stops > STOPS_MAX {
+                    return Err(self.corrupt(PageId::NONE, "the tree does not hold still"));
+                }
+                tries.backoff.wait();
+                Ok(())
+            }
+            Stop::Unpublished(commit) => self.wait_published(commit),
+            Stop::Reserve => {
+                if tries.stops > STOPS_MAX {
+                    return Err(Error::invalid(
+                        "memory_bytes too small",
+                        "an operation needs more pages at once than may be set aside",
+                    ));
+                }
+                count(&self.counters.reserve_refills, 1);
+                self.refill_reserve(8 << tries.stops.min(12))
+            }
+            Stop::Corrupt { page, detail } => Err(self.corrupt(page, &detail)),
+        }
+    }
+
+    fn corrupt(&self, page: PageId, detail: &str) -> Error {
+        Error::corrupt("page", self.store.disk.label(), 0, format!("{page:?}: {detail}"))
+    }
+
+    /// Waits until a commit is published.
+    fn wait_published(&self, commit: CommitNo) -> Result<()> {
+        let mut backoff = Backoff::default();
+        while self.store.published() < commit {
+            self.check_writable()?;
+            backoff.wait();
+        }
+        Ok(())
+    }
+
+    /// Sets aside frames and page ids for the turn: at least `want`, as far as memory allows.
+    fn refill_reserve(&self, want: usize) -> Result<()> {
+        let limit = (self.store.frames.count() as usize / 4).max(16);
+        let want = want.clamp(16, limit);
+        let mut frames = Vec::with_capacity(want);
+        let mut failed = Ok(());
+        while frames.len() < want {
+            match self.store.take_frame() {
+                Ok(frame) => frames.push(frame),
+                Err(error) => {
+                    failed = Err(error);
+                    break;
+                }
+            }
+        }
+        let pages: Vec<PageId> = {
+            let mut state = self.store.state.lock();
+            frames.iter().map(|_| state.ids.allocate(1)).collect()
+        };
+        let mut turn = self.turn.lock();
+        let reserve = &mut turn.reserve;
+        // What is beyond the limit goes back: many writers may have found the reserve empty at once.
+        for frame in frames {
+            if reserve.frames.len() < limit {
+                reserve.frames.push(frame);
+            } else {
+                self.store.frames.give_back(frame);
+            }
+        }
+        reserve.pages.extend(pages);
+        failed
+    }
+
+    /// Enters the commit turn; waits at the door while another transaction runs alone.
+    pub(crate) fn enter(&self, transaction: u64) -> MutexGuard<'_, Turn> {
+        let mut turn = self.turn.lock();
+        while turn.solo.is_some_and(|solo| solo != transaction) {
+            self.solo_ended.wait(&mut turn);
+        }
+        turn
+    }
+
+    /// Publishes a commit. In the turn.
+    pub(crate) fn publish(&self, turn: &mut Turn, commit: CommitNo) {
+        turn.last = commit;
+        self.store.published.store(commit.0, Ordering::Release);
+    }
+
+    /// Takes a cut at the newest commit.
+    pub(crate) fn take_cut(&self) -> CommitNo {
+        let mut turn = self.turn.lock();
+        let cut = turn.last;
+        turn.cuts.take(cut);
+        cut
+    }
+
+    /// Gives a cut back, and the versions that only it saw.
+    pub(crate) fn release_cut(&self, cut: CommitNo) {
+        let (cuts, published) = {
+            let mut turn = self.turn.lock();
+            if !turn.cuts.release(cut) || self.store.versions.count() == 0 {
+                return;
+            }
+            (turn.cuts.all(), turn.last)
+        };
+        let frames = self.store.versions.drop_unseen(&cuts, published);
+        for frame in &frames {
+            self.store.frames.retire(*frame);
+        }
+        if !frames.is_empty() {
+            self.store.wake_waiters();
+        }
+    }
+
+    /// Refuses writes after a failed sync or write.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            let detail = self.poison.lock().clone().unwrap_or_default();
+            return Err(Error::Poisoned { detail });
+        }
+        Ok(())
+    }
+
+    /// From now on writes are refused.
+    pub(crate) fn poison(&self, detail: String) {
+        let mut poison = self.poison.lock();
+        poison.get_or_insert(detail);
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Waits until the log is durable through `lsn`.
+    pub(crate) fn sync_log(&self, lsn: Lsn) -> Result<()> {
+        let seal = || {
+            let mut turn = self.turn.lock();
+            self.wal.seal(&mut turn.tail)
+        };
+        self.wal.sync_through(lsn, &seal).inspect_err(|error| self.poison(error.to_string()))
+    }
+
+    /// After a commit: waits for the durability asked for, and lets background work begin.
+    pub(crate) fn acknowledge(&self, lsn: Lsn, durability: Durability) -> Result<()> {
+        if durability == Durability::Sync {
+            self.sync_log(lsn)?;
+        }
+        if self.wal.upkeep_due() {
+            if self.threads {
+                self.log_wake.wake();
+            } else {
+                self.wal.upkeep()?;
+            }
+        }
+        if self.is_checkpoint_due() {
+            if self.threads {
+                self.wake.wake();
+            } else {
+                self.background_step();
+            }
+        }
+        Ok(())
+    }
+
+    /// Log room for a group of `bytes`, before the turn.
+    pub(crate) fn make_log_room(&self, bytes: usize) -> Result<()> {
+        count(&self.counters.log_stalls, 1);
+        self.wal.make_room(bytes)
+    }
+
+    /// The table of a name.
+    pub(crate) fn find_table(&self, name: &str) -> Option<Arc<TableState>> {
+        self.catalog.read().by_name.get(name).cloned()
+    }
+}

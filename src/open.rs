@@ -1,0 +1,387 @@
+//! Opening a database: making a new one, or recovering what is there.
+//!
+//! Recovery replays the log from the checkpoint's cut through the ordinary write path, and meanwhile writes every
+//! group it has read into a new log under a new incarnation: what reads back now may still not be on
+//! the device (a sync may have failed before). Only when the new log is durable and a new superblock
+//! names it does the database serve. A crash anywhere before that leaves the old superblock and the
+//! old log as they were.
+
+use crate::catalog::{Catalog, Index, TableState};
+use crate::commit::Job;
+use crate::conflict::Ring;
+use crate::db::Database;
+use crate::engine::Engine;
+use crate::logic::BTreeLogic;
+use crate::options::Options;
+use crate::range::Span;
+use crate::record::Record;
+use crate::store::checkpoint::{self, Metadata};
+use crate::store::image::segment_of_name;
+use crate::store::pages::Reserve;
+use crate::store::superblock::{self, Superblock};
+use crate::store::{Store, StoreOptions};
+use crate::turn::{Cuts, Turn};
+use crate::write_set::WriteSet;
+use esker_base::codec::Reader;
+use esker_base::sync::Arc;
+use esker_base::{CommitNo, DatabaseId, Error, Lsn, Result, TableId};
+use esker_io::{Disk, Lock};
+use esker_wal::Wal;
+
+/// Bytes of log that are replayed at a time: their leaves are read together.
+const REPLAY_BYTES: usize = 1 << 20;
+/// Image numbers skipped at open, so that no orphan of the crashed run has one that is used again.
+const NUMBERS_SKIPPED: u64 = 1 << 24;
+/// LSNs are block-aligned where a log begins.
+const BLOCK_BYTES: u64 = 4096;
+/// Level noted for a root whose height nobody looked up; freeing reads it from the page.
+const ROOT_LEVEL: u8 = 15;
+
+/// Opens or creates.
+pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
+    let lock = disk.lock()?;
+    let names = disk.list()?;
+    let engine = if names.iter().any(|name| name == superblock::SUPER_NAME) {
+        recover(disk, options, lock)?
+    } else {
+        let ours = |name: &&String| segment_of_name(name).is_some();
+        if let Some(name) = names.iter().find(ours) {
+            return Err(Error::corrupt(
+                "superblock",
+                superblock::SUPER_NAME,
+                0,
+                format!("the file is missing, and {name} is there"),
+            ));
+        }
+        if !options.create {
+            return Err(Error::NotADatabase {
+                path: disk.label(),
+                detail: "it has no file named super".to_owned(),
+            });
+        }
+        let foreign = names.iter().find(|name| !is_ours(name));
+        if let Some(name) = foreign {
+            return Err(Error::NotADatabase {
+                path: disk.label(),
+                detail: format!("it holds other files, such as {name}"),
+            });
+        }
+        create(disk, options, lock)?
+    };
+    let engine = Arc::new(engine);
+    Ok(Database::new(engine))
+}
+
+/// Names that an interrupted creation may have left.
+fn is_ours(name: &str) -> bool {
+    name == "LOCK" || name.starts_with("wal-") || name.starts_with("checkpoint-") || name.starts_with("super")
+}
+
+fn wal_options(options: &Options, database: DatabaseId, incarnation: u64) -> esker_wal::Options {
+    let mut wal = esker_wal::Options::new(database, incarnation);
+    wal.file_bytes_max = options.log_file_bytes;
+    wal.first_file_bytes = wal.first_file_bytes.min(options.log_file_bytes);
+    wal
+}
+
+fn store_options(options: &Options, page_bytes: usize) -> StoreOptions {
+    StoreOptions {
+        page_bytes,
+        frames: options.frames(page_bytes),
+        // A map node takes as much memory as a page; a sixteenth of the budget.
+        map_nodes: (options.memory_bytes / 16 / page_bytes).max(4),
+        compress: options.compress,
+    }
+}
+
+fn create(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<Engine> {
+    for name in disk.list()? {
+        if is_ours(&name) && name != "LOCK" {
+            disk.remove(&name)?;
+        }
+    }
+    let database = DatabaseId(disk.random());
+    let page_bytes = options.page_bytes;
+    let (wal, tail) =
+        Wal::create(Arc::clone(&disk), wal_options(&options, database, 1), 1, Lsn(0))?;
+    let store_options = store_options(&options, page_bytes);
+    let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
+    let state = Store::empty_state(&store_options);
+    let store =
+        Store::new(Arc::clone(&disk), database, store_options, logic, state, 1, CommitNo(0))?;
+    let mut engine_part = Vec::new();
+    Catalog::default().encode(TableId(1), &mut engine_part);
+    let mut superblock = Superblock {
+        database,
+        generation: 1,
+        checkpoint: 1,
+        log_start: Lsn(0),
+        incarnation: 1,
+        checkpoint_crc: 0,
+        checkpoint_bytes: 0,
+        page_bytes: u32::try_from(page_bytes).expect("checked by Options"),
+    };
+    store.first_checkpoint(&engine_part, &mut superblock)?;
+    superblock::create(&*disk, &superblock)?;
+    let turn = new_turn(tail, CommitNo(0), TableId(1));
+    let catalog = Catalog::default();
+    Ok(Engine::new(options, page_bytes, lock, store, wal, turn, catalog, superblock))
+}
+
+fn new_turn(tail: esker_wal::Tail, last: CommitNo, next_table: TableId) -> Turn {
+    Turn {
+        tail,
+        last,
+        cuts: Cuts::default(),
+        ring: Ring::new(last),
+        reserve: Reserve::default(),
+        solo: None,
+        next_table,
+    }
+}
+
+fn recover(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<Engine> {
+    let superblock = superblock::read(&*disk)?;
+    let database = superblock.database;
+    let page_bytes = superblock.page_bytes as usize;
+    if !page_bytes.is_power_of_two() || !(1024..=32768).contains(&page_bytes) {
+        let detail = format!("pages of {page_bytes} bytes");
+        return Err(Error::corrupt("superblock", superblock::SUPER_NAME, 0, detail));
+    }
+    let payload = superblock::read_checkpoint(&*disk, &superblock)?;
+    let store_options = store_options(&options, page_bytes);
+    let name = superblock::checkpoint_name(superblock.checkpoint);
+    let Metadata { commit, next_number, mut state, engine } =
+        checkpoint::decode(&payload, &store_options, &name)?;
+    let (catalog, next_table) = Catalog::decode(&engine)
+        .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
+    check_segments(&*disk, &mut state)?;
+
+    // Read once to know where the log ends and which names and numbers are taken; a damaged log is
+    // found here, before anything is changed.
+    let end = esker_wal::read(
+        &*disk,
+        database,
+        superblock.incarnation,
+        superblock.log_start,
+        &mut |_| Ok(()),
+    )?;
+    let incarnation = end.highest_incarnation.max(superblock.incarnation) + 1;
+    let start = Lsn(end.end.0.next_multiple_of(BLOCK_BYTES));
+    let (wal, tail) = Wal::create(
+        Arc::clone(&disk),
+        wal_options(&options, database, incarnation),
+        end.highest_sequence + 1,
+        start,
+    )?;
+    let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
+    let store = Store::new(
+        Arc::clone(&disk),
+        database,
+        store_options,
+        logic,
+        state,
+        next_number + NUMBERS_SKIPPED,
+        commit,
+    )?;
+    let turn = new_turn(tail, commit, next_table);
+    let engine = Engine::new(options, page_bytes, lock, store, wal, turn, catalog, superblock);
+    replay(&engine, &*disk, superblock, commit)?;
+
+    // The new log is durable before the superblock names it, and the directory too.
+    let position = engine.wal.position();
+    engine.sync_log(position)?;
+    disk.sync_dir()?;
+    let renewed = Superblock {
+        generation: superblock.generation + 1,
+        log_start: start,
+        incarnation,
+        ..superblock
+    };
+    superblock::write(&*disk, &renewed)?;
+    *engine.maintenance.lock() = renewed;
+    engine.checkpoint_lsn.store(start.0, esker_base::sync::Ordering::Relaxed);
+    for name in end.files {
+        disk.remove(&name)?;
+    }
+    let kept = superblock::checkpoint_name(renewed.checkpoint);
+    for name in disk.list()? {
+        if name.starts_with("checkpoint-") && name != kept || name == "super.new" {
+            disk.remove(&name)?;
+        }
+    }
+    Ok(engine)
+}
+
+/// Every segment that the checkpoint names must be there, whole; those it does not name are orphans
+/// of the run that ended and are removed.
+fn check_segments(disk: &dyn Disk, state: &mut crate::store::State) -> Result<()> {
+    let mut found = std::collections::BTreeSet::new();
+    for name in disk.list()? {
+        let Some(id) = segment_of_name(&name) else { continue };
+        if state.segments.table.contains_key(&id) {
+            found.insert(id);
+        } else {
+            disk.remove(&name)?;
+        }
+        // Ids are never reused, not even those of orphans.
+        state.segments.next = state.segments.next.max(id.0 + 1);
+    }
+    for (id, segment) in &state.segments.table {
+        let name = crate::store::image::segment_name(*id);
+        if segment.live == 0 {
+            continue;
+        }
+        if !found.contains(id) {
+            return Err(Error::corrupt("segment", name, 0, "the file is missing"));
+        }
+        let bytes = disk.open(&name, esker_io::OpenMode::Read)?.len()?;
+        if bytes < segment.bytes {
+            let detail = format!("{bytes} bytes long, expected {}", segment.bytes);
+            return Err(Error::corrupt("segment", name, bytes, detail));
+        }
+    }
+    // Empty ones whose file went before the checkpoint that forgets them.
+    state.segments.table.retain(|id, segment| segment.live > 0 || found.contains(id));
+    Ok(())
+}
+
+/// Applies the log to the pages and copies it into the new log.
+fn replay(engine: &Engine, disk: &dyn Disk, superblock: Superblock, from: CommitNo) -> Result<()> {
+    let mut pending: Vec<(CommitNo, Vec<u8>)> = Vec::new();
+    let mut bytes = 0;
+    esker_wal::read(
+        disk,
+        superblock.database,
+        superblock.incarnation,
+        superblock.log_start,
+        &mut |group| {
+            if group.commit <= from {
+                return Ok(());
+            }
+            while !engine.wal.fits(&engine.turn.lock().tail, group.payload.len()) {
+                engine.wal.make_room(group.payload.len())?;
+            }
+            engine.wal.append(&mut engine.turn.lock().tail, group.commit, &[group.payload]);
+            bytes += group.payload.len();
+            pending.push((group.commit, group.payload.to_vec()));
+            if bytes >= REPLAY_BYTES {
+                replay_some(engine, &mut pending)?;
+                bytes = 0;
+            }
+            Ok(())
+        },
+    )?;
+    replay_some(engine, &mut pending)
+}
+
+fn bad_record(detail: &str) -> Error {
+    Error::corrupt("log record", "wal", 0, detail)
+}
+
+/// Applies some groups, after reading the leaves they touch in batches.
+fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Result<()> {
+    let mut all = WriteSet::default();
+    for (_, payload) in pending.iter() {
+        let mut reader = Reader::new(payload);
+        while !reader.is_empty() {
+            let record = Record::decode(&mut reader)
+                .ok_or_else(|| bad_record("it has a good checksum and does not decode"))?;
+            if let Record::Put { table, key, .. } | Record::Delete { table, key } = record
+                && let Some(table) = engine.catalog.read().by_id.get(&table)
+            {
+                all.delete(table, key);
+            }
+        }
+    }
+    all.finish();
+    engine.warm_all(&all)?;
+    for (commit, payload) in pending.drain(..) {
+        replay_group(engine, commit, &payload)?;
+    }
+    Ok(())
+}
+
+fn replay_group(engine: &Engine, commit: CommitNo, payload: &[u8]) -> Result<()> {
+    let mut reader = Reader::new(payload);
+    let mut set = WriteSet::default();
+    let mut turn = engine.turn.lock();
+    while !reader.is_empty() {
+        let record = Record::decode(&mut reader).ok_or_else(|| bad_record("it does not decode"))?;
+        let table_of = |id: TableId| {
+            engine
+                .catalog
+                .read()
+                .by_id
+                .get(&id)
+                .cloned()
+                .ok_or_else(|| bad_record("it names a table that does not exist"))
+        };
+        match record {
+            Record::Put { table, key, value } => set.put(&table_of(table)?, key, value),
+            Record::Delete { table, key } => set.delete(&table_of(table)?, key),
+            Record::DeleteRange { table, low, high } => {
+                let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
+                set.delete_range(&table_of(table)?, span);
+            }
+            Record::CreateTable { table, kind, name } => {
+                let kind = Index::of_code(kind).ok_or_else(|| bad_record("unknown index kind"))?;
+                let name = std::str::from_utf8(name).map_err(|_| bad_record("table name"))?;
+                engine.make_table(&mut turn, table, name, kind, commit)?;
+            }
+            Record::DropTable { table } => {
+                let table = table_of(table)?;
+                engine.unmake_table(&mut turn, &table, commit)?;
+            }
+            Record::ClearTable { table } => {
+                set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
+            }
+        }
+    }
+    set.finish();
+    let mut large = engine.make_large(&set)?;
+    {
+        let job = Job { set: &set, large: &mut large, payload: &[], reads: None, transaction: 0 };
+        engine.apply_chunked(&mut turn, &job, commit)?;
+    }
+    for (_, value) in &mut large {
+        value.commit(commit);
+    }
+    engine.publish(&mut turn, commit);
+    Ok(())
+}
+
+impl Engine {
+    /// Makes a table with an empty root. In the turn.
+    pub(crate) fn make_table(
+        &self,
+        turn: &mut Turn,
+        id: TableId,
+        name: &str,
+        kind: Index,
+        commit: CommitNo,
+    ) -> Result<Arc<TableState>> {
+        let root = self.in_turn(turn, id, commit, |session| esker_index::btree::create(session))?;
+        let table = Arc::new(TableState::new(id, name, kind, root, 0));
+        turn.next_table = turn.next_table.max(TableId(id.0 + 1));
+        self.catalog.write().insert(Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Takes a table out of the catalogue and gives up its pages. In the turn.
+    pub(crate) fn unmake_table(
+        &self,
+        turn: &mut Turn,
+        table: &TableState,
+        commit: CommitNo,
+    ) -> Result<()> {
+        table.dropped.store(true, esker_base::sync::Ordering::Relaxed);
+        self.catalog.write().remove(table.id);
+        self.in_turn(turn, table.id, commit, |session| {
+            use esker_index::pages::TurnPages;
+            session.free_tree(table.root.load(), ROOT_LEVEL);
+            Ok(())
+        })
+    }
+}
+

@@ -1,0 +1,212 @@
+//! Settings, and how a database is opened with them.
+
+use crate::db::Database;
+use crate::merge::{MergeFn, Operators};
+use crate::open;
+use esker_base::sync::Arc;
+use esker_base::{Error, Result};
+use esker_io::Disk;
+use esker_io::mem::MemDisk;
+use esker_io::os::OsDisk;
+use std::path::Path;
+use std::time::Duration;
+
+/// What an acknowledged write survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// The process dies or the power goes: either costs at most the last
+    /// [`Options::sync_interval`].
+    Buffered,
+    /// The death of the process costs nothing; power loss costs at most the last
+    /// [`Options::sync_interval`].
+    Os,
+    /// Power loss costs nothing. One sync of the device, shared by all who wait for one.
+    #[default]
+    Sync,
+}
+
+/// Smallest and largest page, in bytes.
+const PAGE_BYTES: std::ops::RangeInclusive<usize> = 1024..=32768;
+/// Pages that the engine needs to work at all.
+const FRAMES_MIN: usize = 96;
+
+/// How to open a database. Every setting has a default that suits most uses.
+///
+/// ```
+/// # fn main() -> esker::Result<()> {
+/// let db = esker::Options::new()
+///     .memory_bytes(64 << 20)
+///     .durability(esker::Durability::Os)
+///     .open_in_memory()?;
+/// # db.close() }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) memory_bytes: usize,
+    pub(crate) durability: Durability,
+    pub(crate) sync_interval: Duration,
+    pub(crate) page_bytes: usize,
+    pub(crate) create: bool,
+    pub(crate) compress: bool,
+    pub(crate) log_distance_bytes: u64,
+    pub(crate) log_file_bytes: u64,
+    pub(crate) operators: Operators,
+    pub(crate) background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            durability: Durability::Sync,
+            sync_interval: Duration::from_secs(1),
+            page_bytes: 8192,
+            create: true,
+            compress: true,
+            log_distance_bytes: 256 << 20,
+            log_file_bytes: 64 << 20,
+            operators: Operators::default(),
+            background: true,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Memory for everything: cached pages, kept versions, the page map, write sets. Default 256 MiB;
+    /// at least 100 pages. Smaller: more device reads and writes. Larger: less for the operating
+    /// system, whose page cache holds compressed pages as a second cache.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: usize) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// What a write survives once it returns, unless the call says otherwise. Default
+    /// [`Durability::Sync`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// At most this much of what was acknowledged at [`Durability::Os`] or
+    /// [`Durability::Buffered`] is lost when the power goes. Default one second. Shorter: more syncs.
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// Bytes of a page in memory; a power of two from 1 KiB (for tests) to 32 KiB, fixed when the database is
+    /// created, ignored when it exists. Default 8 KiB. Keys may be a quarter of it, up to 2 KiB.
+    #[must_use]
+    pub fn page_bytes(mut self, bytes: usize) -> Self {
+        self.page_bytes = bytes;
+        self
+    }
+
+    /// Whether a database that does not exist is created. Default yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Whether pages are compressed (lz4) on disk. Default yes. Without: more bytes, less work.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
+    /// A checkpoint starts at the latest when the log has grown by this much. Default 256 MiB.
+    /// Smaller: faster reopening after a crash, more bytes written.
+    #[must_use]
+    pub fn log_distance_bytes(mut self, bytes: u64) -> Self {
+        self.log_distance_bytes = bytes;
+        self
+    }
+
+    /// Largest size of a log file, but for groups that need more. Default 64 MiB.
+    #[must_use]
+    pub fn log_file_bytes(mut self, bytes: u64) -> Self {
+        self.log_file_bytes = bytes;
+        self
+    }
+
+    /// Registers a merge operator. `merge(key, existing, operand)` gives the new value, or `None`
+    /// to remove the key. It runs outside all locks and may run more than once for one call.
+    #[must_use]
+    pub fn merge_operator(
+        mut self,
+        name: &str,
+        merge: impl Fn(&[u8], Option<&[u8]>, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let merge: Arc<MergeFn> = Arc::new(merge);
+        self.operators.insert(name, merge);
+        self
+    }
+
+    /// Whether checkpoints, cleaning and write-back run on threads of their own. Default yes. Without,
+    /// they run inside the calls that make them necessary: slower, and the same every time.
+    #[must_use]
+    pub fn background(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// Opens the database in the directory `path`.
+    ///
+    /// # Errors
+    /// `Locked` if it is open already; `NotADatabase`, `Format`, `Corrupt`; `Io`, `NoSpace`,
+    /// `TooManyFiles`; `Invalid` if a setting is out of its range.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Database> {
+        self.check()?;
+        let disk = OsDisk::open(path.as_ref(), self.create)?;
+        self.open_on(Arc::new(disk))
+    }
+
+    /// Opens a database that lives in memory only: the same engine on a disk of memory.
+    pub fn open_in_memory(self) -> Result<Database> {
+        self.open_on(Arc::new(MemDisk::new()))
+    }
+
+    /// Opens the database on a disk of your own, such as a simulated one.
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Database> {
+        self.check()?;
+        open::open(disk, self)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.page_bytes.is_power_of_two() || !PAGE_BYTES.contains(&self.page_bytes) {
+            return Err(Error::invalid(
+                "page_bytes out of range",
+                format!("{}; a power of two in {PAGE_BYTES:?}", self.page_bytes),
+            ));
+        }
+        if self.memory_bytes / 8 * 7 < self.page_bytes * FRAMES_MIN {
+            let least = self.page_bytes * FRAMES_MIN / 7 * 8 + 8;
+            return Err(Error::invalid(
+                "memory_bytes too small",
+                format!("{}; at least {least}", self.memory_bytes),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Frames for pages: seven eighths of the budget.
+    pub(crate) fn frames(&self, page_bytes: usize) -> u32 {
+        let frames = (self.memory_bytes / 8 * 7 / page_bytes).max(FRAMES_MIN);
+        u32::try_from(frames.min(1 << 23)).expect("bounded above")
+    }
+
+    /// Largest write set of one transaction or batch.
+    pub(crate) fn write_set_bytes_max(&self) -> u64 {
+        (self.memory_bytes as u64 / 4).min(256 << 20)
+    }
+}

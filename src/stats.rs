@@ -1,0 +1,166 @@
+//! Figures about a database, in one struct that serialises with any `serde`-free formatter: plain
+//! numbers, `Debug`, and [`Stats::fields`].
+
+use crate::engine::Engine;
+use esker_base::sync::{AtomicU64, Ordering};
+
+/// Space and rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableStats {
+    /// Its name.
+    pub name: String,
+    /// Its kind of index.
+    pub kind: &'static str,
+    /// Rows, about.
+    pub rows: u64,
+}
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Figures since the database was opened; sizes are as of now.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// By table.
+            pub tables: Vec<TableStats>,
+        }
+
+        impl Stats {
+            /// Name and value of every figure but those by table, for reports and serialisers.
+            pub fn fields(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+stats! {
+    /// Point reads.
+    gets,
+    /// Rows written by single operations.
+    puts,
+    /// Rows deleted by single operations.
+    deletes,
+    /// Commits, single operations included.
+    commits,
+    /// Transactions that ended in a conflict.
+    conflicts,
+    /// The number of the newest commit.
+    last_commit,
+    /// Frames for pages.
+    cache_pages,
+    /// Frames that are free.
+    cache_pages_free,
+    /// Pages read from segments.
+    page_reads,
+    /// Bytes of them.
+    page_read_bytes,
+    /// Page images written to segments, the cleaner's included.
+    pages_written,
+    /// Bytes of them.
+    image_bytes_written,
+    /// Pages evicted.
+    evictions,
+    /// Old page versions kept for cuts, since open.
+    versions_kept,
+    /// Old page versions held now.
+    versions,
+    /// Bytes of groups appended to the log.
+    log_bytes,
+    /// Groups appended to the log.
+    log_groups,
+    /// Syncs of the log.
+    log_syncs,
+    /// Groups made durable by them.
+    log_synced_groups,
+    /// Time spent in syncs of the log, in nanoseconds.
+    log_sync_ns,
+    /// The longest of them.
+    log_sync_ns_max,
+    /// Bytes of log that a crash now would replay.
+    log_replay_bytes,
+    /// Checkpoints written.
+    checkpoints,
+    /// Time spent on them, in nanoseconds.
+    checkpoint_ns,
+    /// Segments cleaned.
+    cleaned_segments,
+    /// Bytes moved by the cleaner.
+    cleaned_bytes,
+    /// Segments removed.
+    segments_removed,
+    /// Segment files now.
+    segments,
+    /// Bytes in them.
+    segment_bytes,
+    /// Bytes in them that are alive.
+    live_bytes,
+    /// Bytes of the log's files.
+    log_file_bytes,
+    /// Times that an operation found no free frame.
+    stalls_frames,
+    /// Times that a commit found no room in the log.
+    stalls_log,
+    /// Times that a commit found the turn's reserve of frames empty.
+    stalls_reserve,
+}
+
+impl Stats {
+    pub(crate) fn of(engine: &Engine) -> Self {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (store, own, wal) = (&engine.store.counters, &engine.counters, engine.wal.stats());
+        let (segments, segment_bytes, live_bytes) = {
+            let state = engine.store.state.lock();
+            let (bytes, live) = state.segments.totals();
+            (state.segments.table.len() as u64, bytes, live)
+        };
+        let tables = engine.catalog.read();
+        let tables = tables.by_name.values().map(|table| TableStats {
+            name: table.name.clone(),
+            kind: table.kind.name(),
+            rows: get(&table.rows),
+        });
+        Self {
+            gets: get(&own.gets),
+            puts: get(&own.puts),
+            deletes: get(&own.deletes),
+            commits: get(&own.commits),
+            conflicts: get(&own.conflicts),
+            last_commit: engine.store.published().0,
+            cache_pages: u64::from(engine.store.frames.count()),
+            cache_pages_free: engine.store.frames.available() as u64,
+            page_reads: get(&store.page_reads),
+            page_read_bytes: get(&store.page_read_bytes),
+            pages_written: get(&store.pages_written),
+            image_bytes_written: get(&store.image_bytes_written),
+            evictions: get(&store.evictions),
+            versions_kept: get(&store.versions_kept),
+            versions: engine.store.versions.count() as u64,
+            log_bytes: wal.bytes,
+            log_groups: wal.groups,
+            log_syncs: wal.syncs,
+            log_synced_groups: wal.synced_groups,
+            log_sync_ns: wal.sync_ns,
+            log_sync_ns_max: wal.sync_ns_max,
+            log_replay_bytes: engine
+                .wal
+                .position()
+                .0
+                .saturating_sub(get(&engine.checkpoint_lsn)),
+            checkpoints: get(&store.checkpoints),
+            checkpoint_ns: get(&store.checkpoint_ns),
+            cleaned_segments: get(&store.cleaned_segments),
+            cleaned_bytes: get(&store.cleaned_bytes),
+            segments_removed: get(&store.segments_removed),
+            segments,
+            segment_bytes,
+            live_bytes,
+            log_file_bytes: wal.disk_bytes,
+            stalls_frames: get(&store.frame_stalls),
+            stalls_log: get(&own.log_stalls),
+            stalls_reserve: get(&own.reserve_refills),
+            tables: tables.collect(),
+        }
+    }
+}

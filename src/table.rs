@@ -1,0 +1,397 @@
+//! Tables: single operations, each a commit of its own.
+
+use crate::catalog::{Index, TableState};
+use crate::commit::Expect;
+use crate::engine::Engine;
+use crate::options::Durability;
+use crate::range::{KeyRange, Span};
+use crate::rows::Rows;
+use crate::store::count;
+use crate::value::{self, Handle};
+use crate::write_set::WriteSet;
+use esker_base::sync::{Arc, Ordering};
+use esker_base::{CommitNo, Error, Result};
+use esker_index::btree::{self, Value};
+use esker_index::pages::View;
+use std::fmt;
+
+/// A table of a database: cheap to clone, usable from any thread.
+///
+/// Keys have 1 byte to [`KEY_BYTES_MAX`](crate::KEY_BYTES_MAX) (less with small pages), values up to
+/// [`VALUE_BYTES_MAX`](crate::VALUE_BYTES_MAX). Every write is atomic and durable at the
+/// database's level when it returns.
+#[derive(Clone)]
+pub struct Table {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) state: Arc<TableState>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("name", &self.state.name)
+            .field("kind", &self.state.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value as a leaf gave it: copied out, or the handle of a large one.
+pub(crate) enum Found {
+    Inline(Vec<u8>),
+    Large(Handle),
+}
+
+impl Table {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its kind of index.
+    pub fn kind(&self) -> Index {
+        self.state.kind
+    }
+
+    /// Writes a row, replacing one of the same key.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, self.engine.options.durability)
+    }
+
+    /// As [`Self::put`], at another durability.
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.engine
+            .write_one(&self.state, key, Some(value), Expect::Anything, durability)
+            .map(|_| ())
+    }
+
+    /// Removes a row, if it is there.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        let durability = self.engine.options.durability;
+        self.engine
+            .write_one(&self.state, key.as_ref(), None, Expect::Anything, durability)
+            .map(|_| ())
+    }
+
+    /// Writes a row if there is none of that key. Returns whether it did.
+    pub fn put_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+        let durability = self.engine.options.durability;
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.engine.write_one(&self.state, key, Some(value), Expect::Absent, durability)
+    }
+
+    /// Replaces what a key holds, if that is `expected` (`None`: no row), by `new` (`None`: removes it). Returns
+    /// whether it did.
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<bool> {
+        let key = key.as_ref();
+        let durability = self.engine.options.durability;
+        let Some(expected) = expected else {
+            if new.is_none() {
+                return Ok(!self.contains(key)?);
+            }
+            return self.engine.write_one(&self.state, key, new, Expect::Absent, durability);
+        };
+        let cut = HeldCut::take(&self.engine);
+        let handle = match find(&self.engine, &self.state, View::Cut(cut.commit), key)? {
+            Some(Found::Large(handle)) => {
+                if large(&self.engine, handle)? != expected {
+                    return Ok(false);
+                }
+                Some(handle)
+            }
+            _ => None,
+        };
+        let expect = Expect::Value(expected, handle);
+        self.engine.write_one(&self.state, key, new, expect, durability)
+    }
+
+    /// Applies a merge operator registered with
+    /// [`Options::merge_operator`](crate::Options::merge_operator): the new value is
+    /// `operator(key, existing, operand)`. Atomic, and retried when another writer comes between.
+    pub fn merge(
+        &self,
+        operator: &str,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, operand) = (key.as_ref(), operand.as_ref());
+        let merge = self.engine.options.operators.get(operator)?;
+        loop {
+            let old = self.get(key)?;
+            let new = merge(key, old.as_deref(), operand);
+            if self.compare_and_swap(key, old.as_deref(), new.as_deref())? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.get_with(key, <[u8]>::to_vec)
+    }
+
+    /// Calls `f` with the value of a key, without allocating for it.
+    pub fn get_with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        count(&self.engine.counters.gets, 1);
+        get_with(&self.engine, &self.state, key.as_ref(), f)
+    }
+
+    /// Whether a key has a row.
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        self.check_open()?;
+        self.engine.read(View::Current, |session| {
+            btree::get(session, &self.state.root, View::Current, key, |value, _| value.is_some())
+        })
+    }
+
+    /// The values of many keys, in the order of `keys`. Pages that are not in memory are read in
+    /// batches. Each key is read on its own: take a snapshot to read them as of one moment.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.check_open()?;
+        prefetch(&self.engine, &self.state, View::Current, keys)?;
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// The rows of a range, in key order, as of one moment. Reverse with [`Iterator::rev`].
+    pub fn range(&self, range: impl KeyRange) -> Result<Rows> {
+        self.check_open()?;
+        Ok(Rows::new(self.clone(), HeldCut::take(&self.engine), Span::of(&range)))
+    }
+
+    /// The rows whose keys begin with `prefix`.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Rows> {
+        self.check_open()?;
+        let span = Span::of_prefix(prefix.as_ref());
+        Ok(Rows::new(self.clone(), HeldCut::take(&self.engine), span))
+    }
+
+    /// Removes all rows of a range. Whole pages of rows are dropped without being read.
+    pub fn delete_range(&self, range: impl KeyRange) -> Result<()> {
+        let span = Span::of(&range);
+        if span.is_empty() {
+            return Ok(());
+        }
+        let mut set = WriteSet::default();
+        set.delete_range(&self.state, span);
+        self.engine.write_many(set, None, 0, self.engine.options.durability).map(|_| ())
+    }
+
+    /// Removes all rows.
+    pub fn clear(&self) -> Result<()> {
+        self.delete_range(..)
+    }
+
+    /// Removes the row with the smallest key and returns it.
+    pub fn pop_first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.pop(false)
+    }
+
+    /// Removes the row with the largest key and returns it.
+    pub fn pop_last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.pop(true)
+    }
+
+    fn pop(&self, last: bool) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        loop {
+            let mut rows = self.range(..)?;
+            let row = if last { rows.next_back() } else { rows.next() };
+            let Some(row) = row.transpose()? else { return Ok(None) };
+            let (key, value) = (row.key().to_vec(), row.value().to_vec());
+            drop((row, rows));
+            // Somebody else may have taken it: then there is another first row.
+            if self.compare_and_swap(&key, Some(&value), None)? {
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+
+    /// About how many rows the table has. Free; exact unless range deletes dropped whole pages.
+    pub fn approximate_len(&self) -> u64 {
+        self.state.rows.load(Ordering::Relaxed)
+    }
+
+    /// About how many rows a range has, from the shape of the tree: a few page visits.
+    pub fn approximate_count(&self, range: impl KeyRange) -> Result<u64> {
+        self.check_open()?;
+        let span = Span::of(&range);
+        self.engine.read(View::Current, |session| {
+            btree::estimate_rows(session, &self.state.root, View::Current, &span.low, span.high.as_deref())
+        })
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        check_open(&self.engine, &self.state)
+    }
+}
+
+pub(crate) fn check_open(engine: &Engine, table: &TableState) -> Result<()> {
+    if engine.closed.load(Ordering::Relaxed) {
+        return Err(Error::Closed);
+    }
+    if table.dropped.load(Ordering::Relaxed) {
+        return Err(Error::UnknownTable { name: table.name.clone() });
+    }
+    Ok(())
+}
+
+/// Longest inline value that is copied to the stack on its way to a closure.
+const STACK_BYTES: usize = 2048;
+
+fn get_with<R>(
+    engine: &Arc<Engine>,
+    table: &TableState,
+    key: &[u8],
+    f: impl FnOnce(&[u8]) -> R,
+) -> Result<Option<R>> {
+    check_open(engine, table)?;
+    // The value is copied out under the latch and given to `f` after it, so that `f` may take its
+    // time and call the database.
+    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); STACK_BYTES];
+    enum Got {
+        Nothing,
+        Stack(usize),
+        Heap(Vec<u8>),
+        Large,
+    }
+    let got = engine.read(View::Current, |session| {
+        btree::get(session, &table.root, View::Current, key, |value, _| match value {
+            None => Got::Nothing,
+            Some(Value::Inline(value)) if value.len() <= STACK_BYTES => {
+                for (slot, byte) in buffer.iter_mut().zip(value) {
+                    slot.write(*byte);
+                }
+                Got::Stack(value.len())
+            }
+            Some(Value::Inline(value)) => Got::Heap(value.to_vec()),
+            Some(Value::Overflow(_)) => Got::Large,
+        })
+    })?;
+    match got {
+        Got::Nothing => Ok(None),
+        Got::Stack(bytes) => Ok(Some(f(initialized(&buffer[..bytes])))),
+        Got::Heap(value) => Ok(Some(f(&value))),
+        Got::Large => {
+            // Its pages may be freed at any moment unless a cut holds them.
+            let cut = HeldCut::take(engine);
+            match find(engine, table, View::Cut(cut.commit), key)? {
+                None => Ok(None),
+                Some(Found::Inline(value)) => Ok(Some(f(&value))),
+                Some(Found::Large(handle)) => Ok(Some(f(&large(engine, handle)?))),
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "zeroing 2 KiB would cost a get 30 ns")]
+fn initialized(bytes: &[std::mem::MaybeUninit<u8>]) -> &[u8] {
+    // SAFETY: the caller passes the part that was written, and `MaybeUninit<u8>` has the layout of `u8`.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) }
+}
+
+/// Looks a key up at a view.
+pub(crate) fn find(
+    engine: &Engine,
+    table: &TableState,
+    view: View,
+    key: &[u8],
+) -> Result<Option<Found>> {
+    engine.read(view, |session| {
+        btree::get(session, &table.root, view, key, |value, _| {
+            value.map(|value| match value {
+                Value::Inline(value) => Found::Inline(value.to_vec()),
+                Value::Overflow(handle) => Found::Large(Handle::decode(&handle)),
+            })
+        })
+    })
+}
+
+/// Looks a key up at a view, and whole.
+pub(crate) fn find_whole(
+    engine: &Engine,
+    table: &TableState,
+    view: View,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>> {
+    Ok(match find(engine, table, view, key)? {
+        None => None,
+        Some(Found::Inline(value)) => Some(value),
+        Some(Found::Large(handle)) => Some(large(engine, handle)?),
+    })
+}
+
+/// Reads a large value. A cut holds its pages.
+pub(crate) fn large(engine: &Engine, handle: Handle) -> Result<Vec<u8>> {
+    value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64)
+}
+
+/// Reads the leaves of many keys in batches, as far as a quarter of memory goes.
+pub(crate) fn prefetch<K: AsRef<[u8]>>(
+    engine: &Engine,
+    table: &TableState,
+    view: View,
+    keys: &[K],
+) -> Result<()> {
+    /// Reads in one batch: the depth at which devices are at their best.
+    const BATCH: usize = 32;
+    let limit = engine.store.frames.count() as usize / 4;
+    let mut missing = Vec::new();
+    let mut loaded = 0;
+    for key in keys {
+        let leaf = engine
+            .read(view, |session| btree::leaf_of_at(session, &table.root, view, key.as_ref()))?;
+        if engine.store.resident.get(leaf).is_none() && !missing.contains(&leaf) {
+            missing.push(leaf);
+            if missing.len() == BATCH {
+                loaded += missing.len();
+                // What fails here is met again, with its error, by the read itself.
+                let _ignored = engine.store.load_many(&missing, view).is_err();
+                missing.clear();
+                if loaded >= limit {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    if !missing.is_empty() {
+        let _ignored = engine.store.load_many(&missing, view).is_err();
+    }
+    Ok(())
+}
+
+/// A cut, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct HeldCut {
+    engine: Arc<Engine>,
+    pub(crate) commit: CommitNo,
+}
+
+impl HeldCut {
+    pub(crate) fn take(engine: &Arc<Engine>) -> Self {
+        Self { engine: Arc::clone(engine), commit: engine.take_cut() }
+    }
+    /// For a cut that was taken already.
+    pub(crate) fn adopt(engine: &Arc<Engine>, commit: CommitNo) -> Self {
+        Self { engine: Arc::clone(engine), commit }
+    }
+}
+
+impl Drop for HeldCut {
+    fn drop(&mut self) {
+        self.engine.release_cut(self.commit);
+    }
+}
