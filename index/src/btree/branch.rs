@@ -169,17 +169,17 @@ impl List {
         self.words.insert(slot + 1, ChildWord::pack(child, ChildWord::NO_HINT));
     }
     /// How many children go to the left when this is too much for one page: half of the bytes, or all
-    /// but the last after an insert at the end, which others will follow.
-    pub(crate) fn split_point(&self, at_end: bool) -> usize {
+    /// but the last after an insert at the end, which others will follow. Both sides fit: a pivot that does
+    /// not share the prefix of all others stands at an end, and the one at the cut moves up.
+    pub(crate) fn split_point(&self, at_end: bool, content_bytes: usize) -> usize {
         let n = self.words.len();
-        if at_end {
+        let larger = |cut: usize| self.bytes(&(0..cut)).max(self.bytes(&(cut..n)));
+        if at_end && larger(n - 1) <= content_bytes {
             return n - 1;
         }
-        let total = self.keys.len() + n * (WORD_BYTES + ENTRY_BYTES);
-        let half = (1..n).find(|&i| {
-            (self.ends[i - 1] + i * (WORD_BYTES + ENTRY_BYTES)) * 2 >= total
-        });
-        half.unwrap_or(n / 2).clamp(1, n - 1)
+        let cut = (1..n).min_by_key(|&cut| larger(cut)).expect("two children or more");
+        assert!(larger(cut) <= content_bytes, "a branch can be cut in two");
+        cut
     }
     /// Bytes of content that a branch of some of the children takes.
     pub(crate) fn bytes(&self, children: &Range<usize>) -> usize {

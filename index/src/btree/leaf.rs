@@ -276,7 +276,7 @@ impl<'b> Builder<'b> {
 
     fn finish(self) {
         assert_eq!(self.done, self.rows, "as many rows as announced");
-        debug_assert!(HEADER_BYTES + self.rows * ENTRY_BYTES <= self.heap, "it fits");
+        assert!(HEADER_BYTES + self.rows * ENTRY_BYTES <= self.heap, "B3: it fits");
         set_u16(self.body, HEAP_AT, self.heap);
     }
 }

@@ -36,6 +36,9 @@ impl<'a, P: TurnPages> Pending<'a, P> {
     }
 }
 
+/// Where a leaf is cut: how many rows lie on the left, and the pivot there.
+pub(crate) type Cut = (usize, Vec<u8>);
+
 /// Splits a latched leaf that is too full for `key`, which belongs at `at`.
 pub(crate) fn split_for<'a, P: TurnPages>(
     pages: &'a P,
@@ -44,10 +47,9 @@ pub(crate) fn split_for<'a, P: TurnPages>(
     key: &[u8],
     at: Result<usize, usize>,
 ) -> Step<()> {
-    let leaf = Leaf::new(page.body());
-    let (cut, pivot) = choose_cut(leaf, key, at);
+    let cuts = choose_cuts(Leaf::new(page.body()), key, at);
     let path = path_to(pages, root, page.id(), key)?;
-    split_leaf(pages, &path, page, cut, &pivot)
+    split_leaf(pages, path.as_ref(), page, &cuts)
 }
 
 /// Splits a latched leaf in the middle, so that its rows fit between wider fences. It has two rows or more.
@@ -57,24 +59,69 @@ pub(crate) fn split_middle<'a, P: TurnPages>(
     page: P::Write<'a>,
     key: &[u8],
 ) -> Step<()> {
-    let leaf = Leaf::new(page.body());
-    let (cut, pivot) = middle(leaf, 1, leaf.len() - 1);
+    let cuts = middle_cuts(Leaf::new(page.body()));
     let path = path_to(pages, root, page.id(), key)?;
-    split_leaf(pages, &path, page, cut, &pivot)
+    split_leaf(pages, path.as_ref(), page, &cuts)
 }
 
-/// How many rows stay in the left leaf, and the pivot.
-fn choose_cut(leaf: Leaf<'_>, key: &[u8], at: Result<usize, usize>) -> (usize, Vec<u8>) {
+fn choose_cuts(leaf: Leaf<'_>, key: &[u8], at: Result<usize, usize>) -> Vec<Cut> {
     let count = leaf.len();
     match at {
         // Others will follow at the same place: leave the left one full.
         Err(i) if i > 0 && leaf.is_ascending(i) => {
-            (i, pivot_between(&leaf.key(i - 1), key).to_vec())
+            let cut = (i, pivot_between(&leaf.key(i - 1), key).to_vec());
+            if fits(leaf, &[&cut]) {
+                return vec![cut];
+            }
         }
-        Err(0) if count == 1 => (0, pivot_between(key, &leaf.key(0)).to_vec()),
-        Err(i) if count == 1 => (i, pivot_between(&leaf.key(0), key).to_vec()),
-        _ => middle(leaf, 1, count - 1),
+        Err(0) if count == 1 => return vec![(0, pivot_between(key, &leaf.key(0)).to_vec())],
+        _ => {}
     }
+    match at {
+        Err(1) if count == 1 => vec![(1, pivot_between(&leaf.key(0), key).to_vec())],
+        _ => middle_cuts(leaf),
+    }
+}
+
+/// True if all parts of a leaf that is cut so fit their pages: the new fences may be longer than the
+/// old ones.
+pub(crate) fn fits(leaf: Leaf<'_>, cuts: &[&Cut]) -> bool {
+    let page_bytes = leaf.used_bytes() + leaf.free_bytes();
+    let (mut from, mut low) = (0, leaf.low());
+    for (cut, pivot) in cuts {
+        if leaf.bytes_between(from..*cut, low, Some(pivot)) > page_bytes {
+            return false;
+        }
+        (from, low) = (*cut, pivot);
+    }
+    leaf.bytes_between(from..leaf.len(), low, leaf.high()) <= page_bytes
+}
+
+fn cut_at(leaf: Leaf<'_>, cut: usize) -> Cut {
+    (cut, pivot_between(&leaf.key(cut - 1), &leaf.key(cut)).to_vec())
+}
+
+/// Cuts a leaf of two rows or more near the middle; where long pivots do not allow that, elsewhere,
+/// or around the row in the middle, which then has a leaf for itself (B3). One of these fits: with the middle row
+/// apart, each side has half of the bytes at most, and one new fence.
+fn middle_cuts(leaf: Leaf<'_>) -> Vec<Cut> {
+    let last = leaf.len() - 1;
+    let cut = middle(leaf, 1, last);
+    if fits(leaf, &[&cut]) {
+        return vec![cut];
+    }
+    let middle = cut.0;
+    let mut others: Vec<usize> = (1..=last).collect();
+    others.sort_unstable_by_key(|other| other.abs_diff(middle));
+    for other in others {
+        let cut = cut_at(leaf, other);
+        if fits(leaf, &[&cut]) {
+            return vec![cut];
+        }
+    }
+    let apart = (1..last).map(|row| [cut_at(leaf, row), cut_at(leaf, row + 1)]);
+    let found = apart.into_iter().find(|[before, after]| fits(leaf, &[before, after]));
+    found.expect("the row in the middle of the bytes can be put apart").to_vec()
 }
 
 /// The best place for a cut from `from` to `to`: near the middle of the bytes, with a short pivot.
@@ -102,66 +149,84 @@ fn middle(leaf: Leaf<'_>, from: usize, to: usize) -> (usize, Vec<u8>) {
     (cut, pivot_between(&leaf.key(cut - 1), &leaf.key(cut)).to_vec())
 }
 
-/// Splits a latched leaf: rows from `cut` on, and keys from `pivot` on, go to a new one. `path` leads to
-/// it; `None` if it is the root.
+/// Splits a latched leaf at one or two places: rows and keys from each cut on go to a new leaf. `path` leads
+/// to it; `None` if it is the root.
 pub(crate) fn split_leaf<'a, P: TurnPages>(
     pages: &'a P,
-    path: &Option<Path<'a, P>>,
+    path: Option<&Path<'a, P>>,
     mut page: P::Write<'a>,
-    cut: usize,
-    pivot: &[u8],
+    cuts: &[Cut],
 ) -> Step<()> {
     let leaf = Leaf::new(page.body());
-    let (low, high, count) = (leaf.low().to_vec(), leaf.high().map(<[u8]>::to_vec), leaf.len());
-    let mut right = pages.create(0, 0)?;
-    leaf::build(right.body_mut(), pivot, high.as_deref(), &[(leaf, cut..count)]);
+    let low = leaf.low().to_vec();
+    let (kept, first_pivot) = &cuts[0];
+    let mut made = Vec::with_capacity(cuts.len());
+    let mut news = Vec::with_capacity(cuts.len());
+    for (i, (cut, pivot)) in cuts.iter().enumerate() {
+        let (end, high) = match cuts.get(i + 1) {
+            Some((end, high)) => (*end, Some(&high[..])),
+            None => (leaf.len(), leaf.high()),
+        };
+        let mut new = pages.create(0, 0)?;
+        leaf::build(new.body_mut(), pivot, high, &[(leaf, *cut..end)]);
+        news.push((pivot.clone(), new.id()));
+        made.push(new);
+    }
     let Some(path) = path else {
         let mut left = pages.create(0, 0)?;
-        leaf::build(left.body_mut(), &low, Some(pivot), &[(leaf, 0..cut)]);
-        let mut top = pages.replace(page.id(), 1, 2)?;
-        two(&mut top, left.id(), pivot, right.id());
+        leaf::build(left.body_mut(), &low, Some(first_pivot), &[(leaf, 0..*kept)]);
+        let mut top = pages.replace(page.id(), 1, news.len() + 1)?;
+        new_root(&mut top, left.id(), &news);
         pages.publish(left);
-        pages.publish(right);
+        for new in made {
+            pages.publish(new);
+        }
         pages.publish(top);
         return Ok(());
     };
     let mut pending = Pending::new();
-    grow(pages, path, pivot, right.id(), &mut pending)?;
-    pages.publish(right);
+    grow(pages, path, news, &mut pending)?;
+    for new in made {
+        pages.publish(new);
+    }
     pending.publish(pages);
-    leaf::keep_rows(page.body_mut(), 0..cut, &low, Some(pivot));
+    leaf::keep_rows(page.body_mut(), 0..*kept, &low, Some(first_pivot));
     Ok(())
 }
 
-/// Fills a root with two children.
-fn two<N: PageNew>(top: &mut N, left: PageId, pivot: &[u8], right: PageId) {
+/// Fills a root with the children that it was split into.
+fn new_root<N: PageNew>(top: &mut N, left: PageId, rights: &[(Vec<u8>, PageId)]) {
     let mut list = List::default();
     list.push_child(left);
-    list.push_pivot(&[pivot]);
-    list.push_child(right);
-    list.build(0..2, top.parts_mut());
+    for (pivot, right) in rights {
+        list.push_pivot(&[pivot]);
+        list.push_child(*right);
+    }
+    list.build(0..rights.len() + 1, top.parts_mut());
 }
 
-/// Makes the branches of a path with a new child in them, after the one that the path takes.
+/// Makes the branches of a path with new children in them, after the one that the path takes.
 fn grow<'a, P: TurnPages>(
     pages: &'a P,
     path: &Path<'a, P>,
-    pivot: &[u8],
-    child: PageId,
+    mut news: Vec<(Vec<u8>, PageId)>,
     pending: &mut Pending<'a, P>,
 ) -> Step<()> {
     let content_bytes = pages.content_bytes();
-    let (mut pivot, mut child) = (pivot.to_vec(), child);
     for (depth, (node, slot)) in path.nodes.iter().enumerate().rev() {
         let (words, body, level) = (node.words(), node.body(), node.level());
-        if branch::can_insert(words.len(), body, &pivot, content_bytes) {
+        if let [(pivot, child)] = &news[..]
+            && branch::can_insert(words.len(), body, pivot, content_bytes)
+        {
             let mut new = pages.replace(node.id(), level, words.len() + 1)?;
-            branch::insert(words, body, *slot, &pivot, child, new.parts_mut());
+            branch::insert(words, body, *slot, pivot, *child, new.parts_mut());
             pending.replaced.push(new);
             return Ok(());
         }
         let mut list = List::of(words, body);
-        list.insert(*slot, &pivot, child);
+        for (i, (pivot, child)) in news.iter().enumerate() {
+            list.insert(slot + i, pivot, *child);
+        }
         let n = list.children();
         if list.bytes(&(0..n)) <= content_bytes {
             let mut new = pages.replace(node.id(), level, n)?;
@@ -169,22 +234,22 @@ fn grow<'a, P: TurnPages>(
             pending.replaced.push(new);
             return Ok(());
         }
-        let cut = list.split_point(*slot + 2 == n);
+        let cut = list.split_point(slot + news.len() + 1 == n, content_bytes);
         let mut right = pages.create(level, n - cut)?;
         list.build(cut..n, right.parts_mut());
-        let up = list.pivot(cut - 1).to_vec();
+        let up = (list.pivot(cut - 1).to_vec(), right.id());
         if depth == 0 {
             let mut left = pages.create(level, cut)?;
             list.build(0..cut, left.parts_mut());
             let mut top = pages.replace(node.id(), level + 1, 2)?;
-            two(&mut top, left.id(), &up, right.id());
+            new_root(&mut top, left.id(), &[up]);
             pending.created.extend([left, right]);
             pending.replaced.push(top);
             return Ok(());
         }
         let mut left = pages.replace(node.id(), level, cut)?;
         list.build(0..cut, left.parts_mut());
-        (pivot, child) = (up, right.id());
+        news = vec![up];
         pending.created.push(right);
         pending.replaced.push(left);
     }

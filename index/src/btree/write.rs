@@ -3,7 +3,7 @@
 use super::branch::{Pivots, Route};
 use super::leaf::{self, Leaf};
 use super::read::Path;
-use super::split::{split_for, split_leaf};
+use super::split::{self, split_for, split_leaf};
 use super::{OVERFLOW_HANDLE_BYTES, Value, pivot_between};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
 use esker_base::PageId;
@@ -185,12 +185,14 @@ pub fn prepare_group<'a, P: TurnPages>(
             let cut = leaf.lower_bound(next);
             let below = cut.checked_sub(1).map(|i| leaf.key(i));
             let below = below.as_deref().filter(|key| *key > last).unwrap_or(last);
-            let pivot = pivot_between(below, next).to_vec();
-            let path = path_to(pages, root, page.id(), first.key)?;
-            split_leaf(pages, &path, page, cut, &pivot)?;
-        } else {
-            split_for(pages, root, page, first.key, at)?;
+            let cut = (cut, pivot_between(below, next).to_vec());
+            if split::fits(leaf, &[&cut]) {
+                let path = path_to(pages, root, page.id(), first.key)?;
+                split_leaf(pages, path.as_ref(), page, &[cut])?;
+                continue;
+            }
         }
+        split_for(pages, root, page, first.key, at)?;
     }
 }
 
