@@ -7,7 +7,7 @@ use crate::store::superblock::Superblock;
 use crate::store::{Store, count};
 use crate::turn::Turn;
 use esker_base::sync::{
-    Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock,
+    Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock, Striped,
 };
 use esker_base::{CommitNo, Error, Lsn, PageId, Result};
 use esker_index::pages::{Step, Stop, View};
@@ -70,7 +70,8 @@ impl Wake {
 /// Counters of the engine; each is only ever added to.
 #[derive(Debug, Default)]
 pub(crate) struct EngineCounters {
-    pub(crate) gets: AtomicU64,
+    /// On the read path: no line that readers of different leaves share.
+    pub(crate) gets: Striped,
     pub(crate) puts: AtomicU64,
     pub(crate) deletes: AtomicU64,
     pub(crate) commits: AtomicU64,

@@ -122,7 +122,7 @@ impl Stats {
             rows: get(&table.rows),
         });
         Self {
-            gets: get(&own.gets),
+            gets: own.gets.sum(),
             puts: get(&own.puts),
             deletes: get(&own.deletes),
             commits: get(&own.commits),

@@ -6,7 +6,6 @@ use crate::engine::Engine;
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
-use crate::store::count;
 use crate::value::{self, Handle};
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
@@ -146,7 +145,7 @@ impl Table {
         key: impl AsRef<[u8]>,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
-        count(&self.engine.counters.gets, 1);
+        self.engine.counters.gets.add(1);
         get_with(&self.engine, &self.state, key.as_ref(), f)
     }
 

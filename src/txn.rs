@@ -155,7 +155,7 @@ impl Transaction {
         if let Some(own) = self.own_write(table, key) {
             return Ok(own);
         }
-        count(&self.engine.counters.gets, 1);
+        self.engine.counters.gets.add(1);
         let found = self.read_committed(table, key)?;
         // Only now: what is read for the first time may well have changed since the begin.
         if self.isolation == Isolation::Serializable || update {

@@ -10,7 +10,7 @@
 //! Source: K. Fraser, "Practical lock-freedom", 2004, §5.2.3; simplified, since objects here are
 //! frames of a fixed arena and never returned to the system.
 
-use esker_base::sync::{AtomicU64, AtomicUsize, Backoff, Ordering, fence};
+use esker_base::sync::{AtomicU64, Backoff, Ordering, fence, thread_number};
 
 /// More threads than this at once wait for a free slot.
 const SLOTS: usize = 128;
@@ -34,13 +34,6 @@ pub(crate) struct Pin<'a> {
     slot: &'a AtomicU64,
 }
 
-static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    /// Where this thread looks first for a free slot, so that threads keep to their own lines.
-    static FIRST_SLOT: usize = NEXT_THREAD.fetch_add(1, Ordering::Relaxed) % SLOTS;
-}
-
 impl Epochs {
     pub(crate) fn new() -> Self {
         Self {
@@ -51,7 +44,8 @@ impl Epochs {
 
     /// Pins the current epoch.
     pub(crate) fn pin(&self) -> Pin<'_> {
-        let first = FIRST_SLOT.with(|slot| *slot);
+        // Threads keep to lines of their own, as long as there are enough.
+        let first = thread_number() % SLOTS;
         let mut backoff = Backoff::default();
         loop {
             for i in 0..SLOTS {
