@@ -1,0 +1,265 @@
+//! The command line.
+
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
+
+use crate::input::Format;
+use clap::{Args, Parser, Subcommand};
+use esker::Index;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const KEYS_HELP: &str = "\
+KEYS
+  A key is typed as it is. Where a table was imported with several key fields, the parts of a key
+  stand between commas, in the order of --key; a comma or backslash that belongs to a part is typed
+  \\, or \\\\. --from, --to and --prefix may give the first parts only; `a,` is all keys whose first
+  part is a, `a` also those whose first part merely begins with it. --hex takes keys as they are in
+  the table, in hexadecimal.";
+
+const EXIT_HELP: &str = "\
+EXIT CODES
+  0  done
+  1  not found, rows rejected, or damage found
+  2  the command line cannot be right
+  3  input, output, or the database is in use
+  4  the database is damaged
+  130  interrupted";
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  esker import flights.db flights data/flights.csv.gz --key time_hour,carrier,flight,origin
+  esker get flights.db flights 2013-01-01T10:00:00Z,UA,1545,EWR
+  esker scan flights.db flights --prefix 2013-01-01T10: --limit 5
+  esker export flights.db flights > flights.ndjson
+  esker verify flights.db";
+
+fn after_help() -> String {
+    format!("{KEYS_HELP}\n\n{EXIT_HELP}\n\n{EXAMPLES}")
+}
+
+/// Works with Esker databases: directories that hold tables of keys and values.
+///
+/// Data goes to standard output; progress, summaries and errors go to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "esker", version, after_long_help = after_help(), verbatim_doc_comment)]
+pub(crate) struct Esker {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print results as JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Import(Import),
+    Get(Get),
+    Put(Put),
+    Del(Del),
+    Scan(Scan),
+    Tables(Tables),
+    Stat(Stat),
+    Verify(Verify),
+    Export(Export),
+}
+
+/// Load a file into a table: one row for each of its rows, as JSON, under a key made of fields.
+///
+/// The database and the table are made if need be. A row replaces one of the same key; of two rows
+/// of one key in the file, the later one stays. Rows that cannot be used are counted, the first
+/// ones shown, and all of them written to FILE.rejects, one JSON object each: line, reason, text. The
+/// exit code is then 1.
+///
+/// Batches of rows are written so that they survive the death of the process; before success is
+/// reported, all of them are made to survive power loss. If the command is killed, run it again:
+/// the table ends up the same.
+#[derive(Debug, Args)]
+#[command(after_long_help = IMPORT_HELP, verbatim_doc_comment)]
+pub(crate) struct Import {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+    /// The input, plain or packed with gzip; - for standard input.
+    pub(crate) file: PathBuf,
+    /// The fields that make the key, in order, between commas. @line is the number of the line.
+    #[arg(long, value_name = "FIELD[,FIELD...]")]
+    pub(crate) key: String,
+    /// The format, if the name of the file does not tell.
+    #[arg(long)]
+    pub(crate) format: Option<Format>,
+    /// The kind of index, if the table is new.
+    #[arg(long, default_value = "btree", value_name = "KIND", value_parser = parse_index)]
+    pub(crate) index: Index,
+    /// Where rejected rows are written [default: FILE.rejects, stdin.rejects].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) rejects: Option<PathBuf>,
+    /// CSV and TSV: keep every field a string, numbers too.
+    #[arg(long)]
+    pub(crate) strings: bool,
+    /// Show neither progress nor summary.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+const IMPORT_HELP: &str = "\
+FORMATS
+  ndjson (.ndjson .jsonl)  one JSON object a line
+  json (.json)             an array of objects, or NDJSON if it does not begin with a bracket
+  csv (.csv)               the first row names the fields; double quotes around fields
+  tsv (.tsv .tab)          the same with tabs, and no quoting
+  Blank lines are skipped. A JSON row is stored as it is spelled, less white space. A field of CSV or
+  TSV becomes a number if JSON spells it so, with at most 15 digits and no exponent, else a string.
+
+KEYS
+  A key field is text: a JSON string, number or truth value, or what stands in the column. One field
+  is stored as it is. Several are stored one after the other with a zero byte between them, so that
+  rows order by the first field, then the second, and so on. Text orders by its bytes: 10 comes
+  before 9. FIELD:int stores a field as a 64-bit integer instead, and orders it as one.
+  @line is such an integer: the line where the row begins, counted from 1, header included; in a
+  JSON array the number of the element.
+
+EXAMPLES
+  esker import flights.db flights data/flights.csv.gz --key time_hour,carrier,flight,origin
+  esker import shop.db orders orders.ndjson --key customer,order:int
+  zcat log.gz | esker import log.db lines - --format ndjson --key @line";
+
+/// Print the value of a key, as it is stored, and a line end.
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP, verbatim_doc_comment)]
+pub(crate) struct Get {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+    /// The key; see KEYS in --help.
+    pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) hex: Hex,
+}
+
+/// Write one row, durably. The database and the table are made if need be.
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP, verbatim_doc_comment)]
+pub(crate) struct Put {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+    /// Its key; see KEYS in --help.
+    pub(crate) key: OsString,
+    /// Its value.
+    pub(crate) value: OsString,
+    #[command(flatten)]
+    pub(crate) hex: Hex,
+}
+
+/// Remove one row, durably.
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP, verbatim_doc_comment)]
+pub(crate) struct Del {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+    /// The key; see KEYS in --help.
+    pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) hex: Hex,
+}
+
+/// Print rows in the order of their keys: key, tab, value.
+///
+/// Control characters and bytes that are not UTF-8 are printed as \xNN; backslashes are left alone.
+/// With --json a row is {"key": ..., "value": ...}. The key is a text or a number, or an array of
+/// them if it has several parts, or "key_hex" if it is not text; the value is the JSON that is
+/// stored, or "value_text" if it is other text, or "value_hex".
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP, verbatim_doc_comment)]
+pub(crate) struct Scan {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+    /// The first key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) from: Option<OsString>,
+    /// Where to stop: rows with keys below this one.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: Option<OsString>,
+    /// Only keys that begin so.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) prefix: Option<OsString>,
+    /// From the last row to the first.
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// At most this many rows.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) hex: Hex,
+}
+
+/// List the tables: name, kind of index, rows, and what their keys were imported from.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Tables {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Print figures about the database: space, log, cache, tables. Without --json, those that are not 0.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Stat {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Read every byte that the database relies on and check it. Exit code 1 if damage is found.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Verify {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Print the values of a table as NDJSON, in the order of their keys.
+///
+/// What `import` stored comes out as it went in, row by row. A value that is not JSON (`put` stores
+/// what it is given) comes out as a JSON string, or as {"hex": ...} if it is not text either; their
+/// number is said on standard error. Keys are not printed: `scan --json` has them.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Export {
+    /// The database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The table.
+    pub(crate) table: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hex {
+    /// Keys are given in hexadecimal, as they are in the table.
+    #[arg(long)]
+    pub(crate) hex: bool,
+}
+
+fn parse_index(name: &str) -> Result<Index, String> {
+    match name {
+        "btree" => Ok(Index::BTree),
+        "hash" | "fractal" => Err(format!("{name} tables are not built yet; there is btree")),
+        _ => Err("there is btree".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Esker::command().debug_assert();
+    }
+}

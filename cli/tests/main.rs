@@ -1,0 +1,14 @@
+//! The command, run as users run it.
+//!
+//! Each test has a directory of its own and runs the built binary in it: arguments and files go
+//! in, exit code, standard output and standard error come out.
+
+#![allow(clippy::disallowed_methods, reason = "tests make, damage and read files")]
+
+mod formats;
+mod import;
+mod place;
+mod report;
+mod rows;
+mod shipped;
+mod trouble;
