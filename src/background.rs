@@ -90,7 +90,12 @@ fn log_thread(engine: &Engine) {
     let mut synced_at = engine.store.disk.now();
     while !engine.closed.load(Ordering::Acquire) {
         wait(&engine.log_wake, interval.min(TICK));
-        while !engine.closed.load(Ordering::Acquire) && engine.wal.upkeep().unwrap_or(false) {}
+        loop {
+            let more = engine.wal.upkeep().unwrap_or(false);
+            if !more || engine.closed.load(Ordering::Acquire) {
+                break;
+            }
+        }
         let now = engine.store.disk.now();
         if now.saturating_sub(synced_at) >= interval {
             synced_at = now;
@@ -133,8 +138,7 @@ impl Engine {
         if self.is_checkpoint_due() {
             let before = self.store.counters.image_bytes_written.load(Ordering::Relaxed);
             self.note_failure(self.checkpoint());
-            let wrote =
-                self.store.counters.image_bytes_written.load(Ordering::Relaxed) - before;
+            let wrote = self.store.counters.image_bytes_written.load(Ordering::Relaxed) - before;
             self.note_failure(self.free_given_up());
             self.note_failure(self.clean_up_to(DEAD_PERCENT_BUSY, wrote.max(CLEAN_STEP_BYTES)));
         }
@@ -174,10 +178,16 @@ impl Engine {
 
     fn note_failure<T>(&self, result: Result<T>) {
         match result {
-            // Space may come back; readers and later writers find out for themselves.
-            Ok(_) | Err(Error::NoSpace { .. } | Error::TooManyFiles { .. }) => {}
-            // What is damaged stays so; the rest is served.
-            Err(Error::Corrupt { .. } | Error::Closed | Error::Poisoned { .. }) => {}
+            // Space may come back; readers and later writers find out for themselves. What is damaged
+            // stays so; the rest is served.
+            Ok(_)
+            | Err(
+                Error::NoSpace { .. }
+                | Error::TooManyFiles { .. }
+                | Error::Corrupt { .. }
+                | Error::Closed
+                | Error::Poisoned { .. },
+            ) => {}
             Err(error) => self.poison(error.to_string()),
         }
     }
@@ -256,7 +266,13 @@ impl Engine {
             self.catalog.read().encode(turn.next_table, &mut engine_part);
             (cut, self.wal.seal(&mut turn.tail))
         };
-        let written = self.write_checkpoint(cut, lsn, &engine_part, *superblock);
+        let write = || self.write_checkpoint(cut, lsn, &engine_part, *superblock);
+        let written = match write() {
+            Err(Error::NoSpace { .. }) => {
+                self.wal.give_up_spares().and_then(|()| self.store.with_reserve(write))
+            }
+            written => written,
+        };
         let ended = self.store.end_checkpoint();
         self.release_cut(cut);
         let (freeze, new) = match written {
@@ -277,6 +293,8 @@ impl Engine {
         self.store.remove_segments(freeze)?;
         self.wal.release_before(lsn)?;
         self.store.disk.remove(&superblock::checkpoint_name(old.checkpoint))?;
+        // Where there is no space for it now, the next checkpoint tries again.
+        let _ignored = self.store.take_reserve().is_err();
         let took = self.store.disk.now().saturating_sub(started);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         count(&self.store.counters.checkpoint_ns, ns);

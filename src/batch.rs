@@ -36,9 +36,9 @@ impl Batch {
     /// Writes a row. An error is reported by [`Self::commit`], which then writes nothing.
     pub fn put(&mut self, table: &Table, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        if self.accepts(table, |engine| {
-            engine.check_key(key).and_then(|()| engine.check_value(value))
-        }) {
+        if self
+            .accepts(table, |engine| engine.check_key(key).and_then(|()| engine.check_value(value)))
+        {
             self.set.put(&table.state, key, value);
         }
     }
@@ -91,9 +91,7 @@ impl Batch {
     pub fn commit(self) -> Result<()> {
         match self.failed {
             Some(error) => Err(error),
-            None => {
-                self.engine.write_many(self.set, None, 0, self.durability).map(|_| ())
-            }
+            None => self.engine.write_many(self.set, None, 0, self.durability).map(|_| ()),
         }
     }
 }

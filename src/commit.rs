@@ -55,6 +55,7 @@ impl Engine {
         self.check_key(key)?;
         let mut large = None;
         if let Some(value) = value {
+            self.store.check_space()?;
             self.check_value(value)?;
             if value.len() > self.max_inline_value_bytes() {
                 large = Some(NewValue::new(&self.store, table.id, value)?);
@@ -104,7 +105,7 @@ impl Engine {
             }
             if !self.wal.fits(&turn.tail, payload.len()) {
                 drop(turn);
-                self.make_log_room(payload.len())?;
+                self.make_log_room(payload.len(), value.is_none())?;
                 continue;
             }
             let (commit, step) =
@@ -231,6 +232,9 @@ impl Engine {
         if set.is_empty() {
             return Ok(None);
         }
+        if !set.only_deletes() {
+            self.store.check_space()?;
+        }
         let mut payload = Vec::with_capacity(usize::try_from(set.bytes()).unwrap_or(0));
         set.encode(&mut payload);
         let mut large = self.make_large(&set)?;
@@ -238,7 +242,7 @@ impl Engine {
         let (lsn, commit) = if set.ranges.is_empty() {
             self.warm_all(&set)?;
             self.commit_latched(&mut job)?
-        } else if set.ranges.len() == 1 && set.len() == 0 {
+        } else if set.is_one_range() {
             self.commit_range(&mut job)?
         } else {
             self.warm_all(&set)?;
@@ -276,9 +280,8 @@ impl Engine {
             }
             let table = &set.tables[point.table as usize];
             // Branches are read at once, leaves together.
-            let leaf = self.read(View::Current, |session| {
-                btree::leaf_of(session, &table.root, point.key)
-            })?;
+            let leaf = self
+                .read(View::Current, |session| btree::leaf_of(session, &table.root, point.key))?;
             if self.store.resident.get(leaf).is_none() && missing.last() != Some(&leaf) {
                 missing.push(leaf);
                 if missing.len() == 32 {
@@ -303,7 +306,7 @@ impl Engine {
             let mut turn = self.enter_for(job)?;
             if !self.wal.fits(&turn.tail, job.payload.len()) {
                 drop(turn);
-                self.make_log_room(job.payload.len())?;
+                self.make_log_room(job.payload.len(), set.only_deletes())?;
                 continue;
             }
             let commit = turn.last.next();
@@ -398,7 +401,7 @@ impl Engine {
             let mut turn = self.enter_for(job)?;
             if !self.wal.fits(&turn.tail, job.payload.len()) {
                 drop(turn);
-                self.make_log_room(job.payload.len())?;
+                self.make_log_room(job.payload.len(), job.set.only_deletes())?;
                 continue;
             }
             let (commit, step) = self.try_range(&mut turn, job);
@@ -458,7 +461,7 @@ impl Engine {
             let mut turn = self.enter_for(job)?;
             if !self.wal.fits(&turn.tail, job.payload.len()) {
                 drop(turn);
-                self.make_log_room(job.payload.len())?;
+                self.make_log_room(job.payload.len(), job.set.only_deletes())?;
                 continue;
             }
             let commit = turn.last.next();

@@ -109,9 +109,8 @@ impl Database {
         if engine.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        let state = engine
-            .find_table(name)
-            .ok_or_else(|| Error::UnknownTable { name: name.to_owned() })?;
+        let state =
+            engine.find_table(name).ok_or_else(|| Error::UnknownTable { name: name.to_owned() })?;
         Ok(Table { engine: Arc::clone(engine), state })
     }
 
@@ -168,7 +167,7 @@ impl Database {
             engine.check_writable()?;
             if !engine.wal.fits(&turn.tail, RECORD_BYTES_MAX) {
                 drop(turn);
-                engine.make_log_room(RECORD_BYTES_MAX)?;
+                engine.make_log_room(RECORD_BYTES_MAX, true)?;
                 continue;
             }
             engine.fill_reserve(&mut turn, 16)?;
@@ -291,6 +290,10 @@ impl Database {
         if engine.closed.load(Ordering::Acquire) {
             return Ok(());
         }
+        if engine.read_only {
+            self.shared.stop();
+            return Ok(());
+        }
         let result = match engine.check_writable() {
             Ok(()) => match engine.checkpoint() {
                 // No room for a checkpoint: the log has everything.
@@ -361,4 +364,3 @@ impl Engine {
         self.wal.append(&mut turn.tail, commit, &[&payload])
     }
 }
-

@@ -23,7 +23,6 @@ const SAME_MISSING_MAX: u32 = 1_000;
 pub(crate) struct Engine {
     // Fixed after open.
     pub(crate) options: Options,
-    pub(crate) page_bytes: usize,
     /// Background work runs on threads of its own.
     pub(crate) threads: bool,
     pub(crate) lock: Mutex<Option<Box<dyn esker_io::Lock>>>,
@@ -36,6 +35,8 @@ pub(crate) struct Engine {
     pub(crate) catalog: RwLock<Catalog>,
     /// Held by whoever checkpoints, cleans or frees: one at a time. The newest superblock.
     pub(crate) maintenance: Mutex<Superblock>,
+    /// Opened on a disk too full for a log: nothing can be written.
+    pub(crate) read_only: bool,
     /// Why writes are refused, if they are.
     poison: Mutex<Option<String>>,
     // Atomic.
@@ -101,11 +102,8 @@ impl Tries {
 }
 
 impl Engine {
-    #[expect(clippy::too_many_arguments, reason = "called once, by open")]
     pub(crate) fn new(
         options: Options,
-        page_bytes: usize,
-        lock: Box<dyn esker_io::Lock>,
         store: Store,
         wal: Wal,
         turn: Turn,
@@ -115,9 +113,8 @@ impl Engine {
         let threads = options.background && store.disk.threads();
         Self {
             threads,
-            page_bytes,
             options,
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(None),
             store,
             checkpoint_lsn: AtomicU64::new(superblock.log_start.0),
             wal,
@@ -125,6 +122,7 @@ impl Engine {
             solo_ended: Condvar::new(),
             catalog: RwLock::new(catalog),
             maintenance: Mutex::new(superblock),
+            read_only: false,
             poison: Mutex::new(None),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -277,15 +275,15 @@ impl Engine {
         for frame in &frames {
             self.store.frames.retire(*frame);
         }
-        if !frames.is_empty() {
-            self.store.wake_waiters();
-        }
     }
 
     /// Refuses writes after a failed sync or write.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
+        }
+        if self.read_only {
+            return Err(Error::NoSpace { op: "make a log", file: self.store.disk.label() });
         }
         if self.poisoned.load(Ordering::Acquire) {
             let detail = self.poison.lock().clone().unwrap_or_default();
@@ -332,9 +330,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Log room for a group of `bytes`, before the turn.
-    pub(crate) fn make_log_room(&self, bytes: usize) -> Result<()> {
+    /// Log room for a group of `bytes`, before the turn. One that only deletes may use the reserve.
+    pub(crate) fn make_log_room(&self, bytes: usize, deletes: bool) -> Result<()> {
         count(&self.counters.log_stalls, 1);
+        if deletes {
+            return self.store.with_reserve(|| self.wal.make_room(bytes));
+        }
         self.wal.make_room(bytes)
     }
 

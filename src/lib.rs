@@ -30,6 +30,11 @@
 //!
 //! DESIGN.md explains the whole.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "ranges are passed by value, as to the collections of std"
+)]
+
 mod background;
 mod batch;
 mod catalog;

@@ -19,13 +19,14 @@ use crate::store::checkpoint::{self, Metadata};
 use crate::store::image::segment_of_name;
 use crate::store::pages::Reserve;
 use crate::store::superblock::{self, Superblock};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Store, StoreOptions, disk_reserve};
 use crate::turn::{Cuts, Turn};
 use crate::write_set::WriteSet;
 use esker_base::codec::Reader;
 use esker_base::sync::Arc;
 use esker_base::{CommitNo, DatabaseId, Error, Lsn, Result, TableId};
-use esker_io::{Disk, Lock};
+use esker_io::Disk;
+use esker_io::mem::MemDisk;
 use esker_wal::Wal;
 
 /// Bytes of log that are replayed at a time: their leaves are read together.
@@ -42,7 +43,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
     let lock = disk.lock()?;
     let names = disk.list()?;
     let engine = if names.iter().any(|name| name == superblock::SUPER_NAME) {
-        recover(disk, options, lock)?
+        recover(&disk, &options)?
     } else {
         let ours = |name: &&String| segment_of_name(name).is_some();
         if let Some(name) = names.iter().find(ours) {
@@ -66,15 +67,19 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
                 detail: format!("it holds other files, such as {name}"),
             });
         }
-        create(disk, options, lock)?
+        create(&disk, &options)?
     };
-    let engine = Arc::new(engine);
-    Ok(Database::new(engine))
+    *engine.lock.lock() = Some(lock);
+    // Later will do, where there is no space for it now.
+    let _ignored = engine.store.take_reserve().is_err();
+    Ok(Database::new(Arc::new(engine)))
 }
 
 /// Names that an interrupted creation may have left.
 fn is_ours(name: &str) -> bool {
-    name == "LOCK" || name.starts_with("wal-") || name.starts_with("checkpoint-") || name.starts_with("super")
+    name == "LOCK"
+        || name == disk_reserve::RESERVE_NAME
+        || ["wal-", "checkpoint-", "super"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn wal_options(options: &Options, database: DatabaseId, incarnation: u64) -> esker_wal::Options {
@@ -94,7 +99,7 @@ fn store_options(options: &Options, page_bytes: usize) -> StoreOptions {
     }
 }
 
-fn create(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<Engine> {
+fn create(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     for name in disk.list()? {
         if is_ours(&name) && name != "LOCK" {
             disk.remove(&name)?;
@@ -102,13 +107,12 @@ fn create(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<
     }
     let database = DatabaseId(disk.random());
     let page_bytes = options.page_bytes;
-    let (wal, tail) =
-        Wal::create(Arc::clone(&disk), wal_options(&options, database, 1), 1, Lsn(0))?;
-    let store_options = store_options(&options, page_bytes);
+    let (wal, tail) = Wal::create(Arc::clone(disk), wal_options(options, database, 1), 1, Lsn(0))?;
+    let store_options = store_options(options, page_bytes);
     let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
     let state = Store::empty_state(&store_options);
     let store =
-        Store::new(Arc::clone(&disk), database, store_options, logic, state, 1, CommitNo(0))?;
+        Store::new(Arc::clone(disk), database, store_options, logic, state, 1, CommitNo(0))?;
     let mut engine_part = Vec::new();
     Catalog::default().encode(TableId(1), &mut engine_part);
     let mut superblock = Superblock {
@@ -122,10 +126,10 @@ fn create(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<
         page_bytes: u32::try_from(page_bytes).expect("checked by Options"),
     };
     store.first_checkpoint(&engine_part, &mut superblock)?;
-    superblock::create(&*disk, &superblock)?;
+    superblock::create(&**disk, &superblock)?;
     let turn = new_turn(tail, CommitNo(0), TableId(1));
     let catalog = Catalog::default();
-    Ok(Engine::new(options, page_bytes, lock, store, wal, turn, catalog, superblock))
+    Ok(Engine::new(options.clone(), store, wal, turn, catalog, superblock))
 }
 
 fn new_turn(tail: esker_wal::Tail, last: CommitNo, next_table: TableId) -> Turn {
@@ -140,27 +144,52 @@ fn new_turn(tail: esker_wal::Tail, last: CommitNo, next_table: TableId) -> Turn 
     }
 }
 
-fn recover(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result<Engine> {
-    let superblock = superblock::read(&*disk)?;
+/// Recovers. On a full disk, with the space of the reserve; if that is not enough either, with a log in
+/// memory, so that at least everything can be read.
+fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
+    let no_space = |result: &Result<Engine>| matches!(result, Err(Error::NoSpace { .. }));
+    let mut result = recover_with_log_on(disk, options, disk);
+    if no_space(&result) && disk_reserve::remove(&**disk)? {
+        result = recover_with_log_on(disk, options, disk);
+        if let Ok(engine) = &result {
+            engine.store.disk_reserve.note_given_up();
+        }
+    }
+    if no_space(&result) {
+        let memory: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        result = recover_with_log_on(disk, options, &memory).map(|mut engine| {
+            engine.read_only = true;
+            engine
+        });
+    }
+    result
+}
+
+fn recover_with_log_on(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    log_disk: &Arc<dyn Disk>,
+) -> Result<Engine> {
+    let superblock = superblock::read(&**disk)?;
     let database = superblock.database;
     let page_bytes = superblock.page_bytes as usize;
     if !page_bytes.is_power_of_two() || !(1024..=32768).contains(&page_bytes) {
         let detail = format!("pages of {page_bytes} bytes");
         return Err(Error::corrupt("superblock", superblock::SUPER_NAME, 0, detail));
     }
-    let payload = superblock::read_checkpoint(&*disk, &superblock)?;
-    let store_options = store_options(&options, page_bytes);
+    let payload = superblock::read_checkpoint(&**disk, &superblock)?;
+    let store_options = store_options(options, page_bytes);
     let name = superblock::checkpoint_name(superblock.checkpoint);
     let Metadata { commit, next_number, mut state, engine } =
         checkpoint::decode(&payload, &store_options, &name)?;
     let (catalog, next_table) = Catalog::decode(&engine)
         .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
-    check_segments(&*disk, &mut state)?;
+    check_segments(&**disk, &mut state)?;
 
     // Read once to know where the log ends and which names and numbers are taken; a damaged log is
     // found here, before anything is changed.
     let end = esker_wal::read(
-        &*disk,
+        &**disk,
         database,
         superblock.incarnation,
         superblock.log_start,
@@ -168,15 +197,18 @@ fn recover(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result
     )?;
     let incarnation = end.highest_incarnation.max(superblock.incarnation) + 1;
     let start = Lsn(end.end.0.next_multiple_of(BLOCK_BYTES));
+    for name in &end.stale {
+        disk.remove(name)?;
+    }
     let (wal, tail) = Wal::create(
-        Arc::clone(&disk),
-        wal_options(&options, database, incarnation),
+        Arc::clone(log_disk),
+        wal_options(options, database, incarnation),
         end.highest_sequence + 1,
         start,
     )?;
     let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
     let store = Store::new(
-        Arc::clone(&disk),
+        Arc::clone(disk),
         database,
         store_options,
         logic,
@@ -185,8 +217,12 @@ fn recover(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result
         commit,
     )?;
     let turn = new_turn(tail, commit, next_table);
-    let engine = Engine::new(options, page_bytes, lock, store, wal, turn, catalog, superblock);
-    replay(&engine, &*disk, superblock, commit)?;
+    let engine = Engine::new(options.clone(), store, wal, turn, catalog, superblock);
+    engine.store.note_reserve()?;
+    replay(&engine, &**disk, superblock, commit)?;
+    if !Arc::ptr_eq(disk, log_disk) {
+        return Ok(engine);
+    }
 
     // The new log is durable before the superblock names it, and the directory too.
     let position = engine.wal.position();
@@ -198,11 +234,11 @@ fn recover(disk: Arc<dyn Disk>, options: Options, lock: Box<dyn Lock>) -> Result
         incarnation,
         ..superblock
     };
-    superblock::write(&*disk, &renewed)?;
+    superblock::write(&**disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
     engine.checkpoint_lsn.store(start.0, esker_base::sync::Ordering::Relaxed);
-    for name in end.files {
-        disk.remove(&name)?;
+    for name in end.files.iter().filter(|name| !end.stale.contains(name)) {
+        disk.remove(name)?;
     }
     let kept = superblock::checkpoint_name(renewed.checkpoint);
     for name in disk.list()? {
@@ -326,7 +362,8 @@ fn replay_group(engine: &Engine, commit: CommitNo, payload: &[u8]) -> Result<()>
             }
             Record::CreateTable { table, kind, name } => {
                 let kind = Index::of_code(kind).ok_or_else(|| bad_record("unknown index kind"))?;
-                let name = std::str::from_utf8(name).map_err(|_| bad_record("table name"))?;
+                let name = std::str::from_utf8(name)
+                    .map_err(|error| bad_record(&format!("table name: {error}")))?;
                 engine.make_table(&mut turn, table, name, kind, commit)?;
             }
             Record::DropTable { table } => {
@@ -384,4 +421,3 @@ impl Engine {
         })
     }
 }
-

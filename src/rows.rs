@@ -57,8 +57,8 @@ impl End {
     /// Lends row `i` of the copy.
     fn lend(&mut self, table: &Table, i: usize) -> Result<(&[u8], &[u8])> {
         if let Value::Overflow(handle) = self.copy.value(i) {
-            self.large = large(&table.engine, Handle::decode(&handle))
-                .inspect_err(|_| self.done = true)?;
+            self.large =
+                large(&table.engine, Handle::decode(&handle)).inspect_err(|_| self.done = true)?;
         }
         let (key, value) = self.copy.row(i);
         Ok(match value {
@@ -100,7 +100,6 @@ impl Rows {
     ///
     /// # Errors
     /// `Io`, `Corrupt`; after an error the scan gives nothing more.
-    #[expect(clippy::type_complexity, reason = "two slices")]
     pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         if !self.advance(Direction::Forward)? {
             return Ok(None);
@@ -117,7 +116,6 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Self::next_row`].
-    #[expect(clippy::type_complexity, reason = "two slices")]
     pub fn next_row_back(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         if !self.advance(Direction::Backward)? {
             return Ok(None);
@@ -200,13 +198,13 @@ impl Rows {
         let bound: Option<Vec<u8>> = match (direction, end.started) {
             (Direction::Forward, false) => Some(self.span.low.clone()),
             (Direction::Backward, false) => self.span.high.clone(),
-            (Direction::Forward, true) => match end.copy.high_fence() {
-                Some(high) => Some(high.to_vec()),
-                None => {
+            (Direction::Forward, true) => {
+                let Some(high) = end.copy.high_fence() else {
                     end.done = true;
                     return Ok(());
-                }
-            },
+                };
+                Some(high.to_vec())
+            }
             (Direction::Backward, true) => {
                 let low = end.copy.low_fence();
                 if low.is_empty() {
@@ -234,7 +232,13 @@ impl Rows {
             engine.read(view, |session| {
                 upcoming.clear();
                 btree::upcoming(
-                    session, root, view, bound.as_deref(), READ_AHEAD, direction, upcoming,
+                    session,
+                    root,
+                    view,
+                    bound.as_deref(),
+                    READ_AHEAD,
+                    direction,
+                    upcoming,
                 )
             })?;
             upcoming.retain(|page| engine.store.resident.get(*page).is_none());
@@ -260,7 +264,6 @@ impl Rows {
         };
         Ok(())
     }
-
 }
 
 impl Iterator for Rows {

@@ -143,11 +143,7 @@ impl Stats {
             log_synced_groups: wal.synced_groups,
             log_sync_ns: wal.sync_ns,
             log_sync_ns_max: wal.sync_ns_max,
-            log_replay_bytes: engine
-                .wal
-                .position()
-                .0
-                .saturating_sub(get(&engine.checkpoint_lsn)),
+            log_replay_bytes: engine.wal.position().0.saturating_sub(get(&engine.checkpoint_lsn)),
             checkpoints: get(&store.checkpoints),
             checkpoint_ns: get(&store.checkpoint_ns),
             cleaned_segments: get(&store.cleaned_segments),

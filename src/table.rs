@@ -229,7 +229,13 @@ impl Table {
         self.check_open()?;
         let span = Span::of(&range);
         self.engine.read(View::Current, |session| {
-            btree::estimate_rows(session, &self.state.root, View::Current, &span.low, span.high.as_deref())
+            btree::estimate_rows(
+                session,
+                &self.state.root,
+                View::Current,
+                &span.low,
+                span.high.as_deref(),
+            )
         })
     }
 
@@ -251,6 +257,14 @@ pub(crate) fn check_open(engine: &Engine, table: &TableState) -> Result<()> {
 /// Longest inline value that is copied to the stack on its way to a closure.
 const STACK_BYTES: usize = 2048;
 
+/// Where [`get_with`] has put a value.
+enum Got {
+    Nothing,
+    Stack(usize),
+    Heap(Vec<u8>),
+    Large,
+}
+
 fn get_with<R>(
     engine: &Arc<Engine>,
     table: &TableState,
@@ -261,12 +275,6 @@ fn get_with<R>(
     // The value is copied out under the latch and given to `f` after it, so that `f` may take its
     // time and call the database.
     let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); STACK_BYTES];
-    enum Got {
-        Nothing,
-        Stack(usize),
-        Heap(Vec<u8>),
-        Large,
-    }
     let got = engine.read(View::Current, |session| {
         btree::get(session, &table.root, View::Current, key, |value, _| match value {
             None => Got::Nothing,

@@ -50,7 +50,4 @@ impl Cuts {
     pub(crate) fn all(&self) -> Vec<CommitNo> {
         self.live.keys().copied().collect()
     }
-    pub(crate) fn len(&self) -> usize {
-        self.live.len()
-    }
 }

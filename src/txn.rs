@@ -137,23 +137,23 @@ impl Transaction {
         Ok(self.get(table, key)?.is_some())
     }
 
-    fn own_write(&self, table: &Table, key: &[u8]) -> Option<Option<Vec<u8>>> {
-        match self.writes.get(&(table.state.id, key.to_vec())) {
-            Some(Write::Put(value)) => Some(Some(value.clone())),
-            Some(Write::Delete) => Some(None),
-            None => self
-                .ranges
-                .iter()
-                .any(|(other, span)| other.state.id == table.state.id && span.contains(key))
-                .then_some(None),
-        }
+    /// What this transaction itself has last done to a key.
+    fn own_write(&self, table: &Table, key: &[u8]) -> Option<Write> {
+        let own = self.writes.get(&(table.state.id, key.to_vec())).cloned();
+        let deleted = || {
+            let of_table = |other: &Table| other.state.id == table.state.id;
+            self.ranges.iter().any(|(other, span)| of_table(other) && span.contains(key))
+        };
+        own.or_else(|| deleted().then_some(Write::Delete))
     }
 
     fn read_key(&mut self, table: &Table, key: &[u8], update: bool) -> Result<Option<Vec<u8>>> {
         self.check_table(table)?;
         self.engine.check_key(key)?;
-        if let Some(own) = self.own_write(table, key) {
-            return Ok(own);
+        match self.own_write(table, key) {
+            Some(Write::Put(value)) => return Ok(Some(value)),
+            Some(Write::Delete) => return Ok(None),
+            None => {}
         }
         self.engine.counters.gets.add(1);
         let found = self.read_committed(table, key)?;
@@ -401,10 +401,6 @@ impl Transaction {
         let reads = Some((&self.reads, self.begin));
         self.engine.write_many(set, reads, self.number, self.durability).map(|_| ())
     }
-
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
 }
 
 impl Drop for Transaction {
@@ -415,11 +411,14 @@ impl Drop for Transaction {
     }
 }
 
+/// A key that the transaction has written, and its value; `None` if it is deleted.
+type OwnRow = (Vec<u8>, Option<Vec<u8>>);
+
 /// The rows of a range as a transaction sees them. Forward only.
 #[derive(Debug)]
 pub struct TransactionRows {
     rows: Rows,
-    own: std::iter::Peekable<std::vec::IntoIter<(Vec<u8>, Option<Vec<u8>>)>>,
+    own: std::iter::Peekable<std::vec::IntoIter<OwnRow>>,
     deleted: Vec<Span>,
     ahead: Option<(Vec<u8>, Vec<u8>)>,
 }

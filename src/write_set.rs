@@ -90,9 +90,9 @@ impl WriteSet {
     pub(crate) fn finish(&mut self) {
         let Self { points, ranges, data, .. } = self;
         let key_of = |point: &PointWrite| &data[point.key.0..point.key.1];
-        let sorted = points.windows(2).all(|pair| {
-            (pair[0].table, key_of(&pair[0])) < (pair[1].table, key_of(&pair[1]))
-        });
+        let sorted = points
+            .windows(2)
+            .all(|pair| (pair[0].table, key_of(&pair[0])) < (pair[1].table, key_of(&pair[1])));
         if !sorted {
             points.sort_unstable_by(|a, b| {
                 (a.table, key_of(a), std::cmp::Reverse(a.sequence)).cmp(&(
@@ -117,8 +117,13 @@ impl WriteSet {
         }
     }
 
+    /// Point writes.
     pub(crate) fn len(&self) -> usize {
         self.points.len()
+    }
+    /// True if there is one range delete and nothing else.
+    pub(crate) fn is_one_range(&self) -> bool {
+        self.ranges.len() == 1 && self.points.is_empty()
     }
     /// The i-th point write, after [`Self::finish`] in order.
     pub(crate) fn get(&self, i: usize) -> Point<'_> {
@@ -128,6 +133,10 @@ impl WriteSet {
             key: &self.data[point.key.0..point.key.1],
             value: point.value.map(|(start, end)| &self.data[start..end]),
         }
+    }
+    /// True if nothing is put.
+    pub(crate) fn only_deletes(&self) -> bool {
+        self.points.iter().all(|point| point.value.is_none())
     }
     /// Where the point writes to the table of the i-th one end.
     pub(crate) fn table_end(&self, i: usize) -> usize {
@@ -163,9 +172,7 @@ mod tests {
 
     #[test]
     fn the_last_write_stays_and_range_deletes_cover_what_came_before() {
-        let table = |id| {
-            Arc::new(TableState::new(TableId(id), "t", Index::BTree, PageId(1), 0))
-        };
+        let table = |id| Arc::new(TableState::new(TableId(id), "t", Index::BTree, PageId(1), 0));
         let (a, b) = (table(1), table(2));
         let mut set = WriteSet::default();
         set.put(&a, b"x", b"old");

@@ -107,14 +107,12 @@ pub fn head64(key: &[u8]) -> u64 {
 /// As [`head64`], four bytes.
 #[expect(clippy::big_endian_bytes, reason = "numbers that order like keys")]
 pub fn head32(key: &[u8]) -> u32 {
-    match key.first_chunk::<4>() {
-        Some(head) => u32::from_be_bytes(*head),
-        None => {
-            let mut head = [0u8; 4];
-            head[..key.len()].copy_from_slice(key);
-            u32::from_be_bytes(head)
-        }
+    if let Some(head) = key.first_chunk::<4>() {
+        return u32::from_be_bytes(*head);
     }
+    let mut head = [0u8; 4];
+    head[..key.len()].copy_from_slice(key);
+    u32::from_be_bytes(head)
 }
 
 #[cfg(test)]

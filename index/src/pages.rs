@@ -92,7 +92,7 @@ impl ChildWord {
     }
     /// The frame hint in these bits.
     pub fn hint_of(bits: u64) -> u32 {
-        (bits & u64::from(Self::NO_HINT)) as u32
+        u32::try_from(bits & u64::from(Self::NO_HINT)).expect("24 bits")
     }
     /// These bits with the hint taken out, as they lie on disk.
     pub fn without_hint(bits: u64) -> u64 {
@@ -114,7 +114,8 @@ impl ChildWord {
     pub fn set_hint(&self, seen: u64, hint: u32) {
         let new = Self::pack(Self::page_of(seen), hint);
         // Losing the race means that somebody else set a hint: no harm.
-        let _ = self.0.compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let _lost =
+            self.0.compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed).is_err();
     }
 }
 
@@ -200,13 +201,13 @@ pub trait TurnPages: Pages {
     ///
     /// # Errors
     /// `Reserve`.
-    fn create<'a>(&'a self, level: u8, words: usize) -> Step<Self::New<'a>>;
+    fn create(&self, level: u8, words: usize) -> Step<Self::New<'_>>;
     /// A new page that takes the id of `page` (a branch, or a leaf whose exclusive latch this turn holds)
     /// when it is published. `word` is where the parent names it; its hint is set then.
     ///
     /// # Errors
     /// `Missing`, `Reserve`.
-    fn replace<'a>(&'a self, page: PageId, level: u8, words: usize) -> Step<Self::New<'a>>;
+    fn replace(&self, page: PageId, level: u8, words: usize) -> Step<Self::New<'_>>;
     /// Makes the page readable under its id and returns the word that names it. What had the id before
     /// is no longer current, but stays readable to those who hold it and to cuts that see it.
     fn publish(&self, page: Self::New<'_>) -> u64;

@@ -19,6 +19,7 @@
 //!
 //! This is the only module of the engine that touches page memory through raw pointers.
 #![allow(unsafe_code, reason = "page memory is shared under latches that the compiler cannot see")]
+#![allow(clippy::cast_ptr_alignment, reason = "frames are aligned to their size, headers to 64")]
 
 use super::image::Address;
 use esker_base::sync::{
@@ -244,10 +245,9 @@ impl Frames {
     /// an epoch pin from before it found the page there.
     pub(crate) unsafe fn body(&self, frame: FrameId) -> &[u8] {
         let skip = usize::from(self.header(frame).words.load(Ordering::Relaxed)) * 8;
+        let at = self.content(frame).wrapping_add(skip);
         // SAFETY: inside the content; not written meanwhile, by the contract above.
-        unsafe {
-            std::slice::from_raw_parts(self.content(frame).add(skip), self.content_bytes() - skip)
-        }
+        unsafe { std::slice::from_raw_parts(at, self.content_bytes() - skip) }
     }
 
     /// The body of a page, to write.
@@ -258,13 +258,9 @@ impl Frames {
     #[expect(clippy::mut_from_ref, reason = "exclusiveness comes from the latch, see Safety")]
     pub(crate) unsafe fn body_mut(&self, frame: FrameId) -> &mut [u8] {
         let skip = usize::from(self.header(frame).words.load(Ordering::Relaxed)) * 8;
+        let at = self.content(frame).wrapping_add(skip);
         // SAFETY: inside the content; exclusive, by the contract above.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.content(frame).add(skip),
-                self.content_bytes() - skip,
-            )
-        }
+        unsafe { std::slice::from_raw_parts_mut(at, self.content_bytes() - skip) }
     }
 
     /// Words and body of a frame that nobody else knows, to fill.

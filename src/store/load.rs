@@ -4,7 +4,7 @@ use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
 use super::image::{self, Address, Codec, kind};
 use super::segment::is_not_found;
 use super::{Store, count};
-use esker_base::sync::{Arc, Ordering};
+use esker_base::sync::Ordering;
 use esker_base::{Error, PageId, Result};
 use esker_index::pages::View;
 use esker_io::ReadRequest;
@@ -42,8 +42,7 @@ impl Store {
         let mut sources: Vec<Source> = Vec::with_capacity(pages.len());
         for (i, &page) in pages.iter().enumerate() {
             match self.source(page, view) {
-                Ok(Some(source)) => sources.push(source),
-                Ok(None) => {}
+                Ok(source) => sources.extend(source),
                 Err(error) if i == 0 => return Err(error),
                 Err(_) => {}
             }
@@ -133,7 +132,7 @@ impl Store {
     #[allow(unsafe_code, reason = "fills a frame that nobody else knows")]
     fn bring_in(&self, codec: &mut Codec, source: &Source, image: &[u8]) -> Result<()> {
         let address = source.address;
-        let head = self.check_image(codec, image, address, source.page, kind::INDEX)?;
+        let head = Self::check_image(codec, image, address, source.page, kind::INDEX)?;
         let bad = |detail: String| image::bad_image(address, detail);
         if usize::from(head.words) * 8 > self.frames.content_bytes() {
             return Err(bad(format!("{} words do not fit a page", head.words)));
@@ -226,23 +225,21 @@ impl Store {
     /// Makes frames free: writes dirty pages and evicts.
     pub(crate) fn relieve(&self, want: usize) -> Result<()> {
         if let Some(mut writer) = self.writer.try_lock_for(FRAME_WAIT) {
-            self.spill_versions(&mut writer, self.version_frames_max())?;
-            if self.frames.available() < want {
-                self.write_back(&mut writer, want)?;
-            }
+            self.with_reserve(|| {
+                self.spill_versions(&mut writer, self.version_frames_max())?;
+                if self.frames.available() < want {
+                    self.write_back(&mut writer, want)?;
+                }
+                Ok(())
+            })?;
         }
         self.evict(want);
-        self.wake_waiters();
         Ok(())
     }
 
     /// Frames that versions may occupy before they are written out.
     pub(crate) fn version_frames_max(&self) -> usize {
         self.frames.count() as usize * 15 / 100
-    }
-
-    pub(crate) fn wake_waiters(&self) {
-        self.frames_freed.notify_all();
     }
 
     /// Evicts up to `want` clean pages that were not used lately; returns how many.
@@ -315,10 +312,5 @@ impl Store {
             }
             self.load(page, View::Current)?;
         }
-    }
-
-    /// A handle to the disk.
-    pub(crate) fn disk(&self) -> Arc<dyn esker_io::Disk> {
-        Arc::clone(&self.disk)
     }
 }

@@ -22,7 +22,9 @@ impl NodeId {
         PageId(u64::from(self.level) << 36 | self.index)
     }
     pub(crate) fn of_page(page: PageId) -> Self {
-        Self { level: (page.0 >> 36) as u8, index: page.0 & ((1 << 36) - 1) }
+        #[expect(clippy::cast_possible_truncation, reason = "page ids have 40 bits")]
+        let level = (page.0 >> 36) as u8;
+        Self { level, index: page.0 & ((1 << 36) - 1) }
     }
 }
 
@@ -67,6 +69,7 @@ impl Map {
         std::mem::replace(&mut self.root, root)
     }
     /// Nodes in memory.
+    #[cfg(test)]
     pub(crate) fn resident(&self) -> usize {
         self.nodes.len()
     }

@@ -10,6 +10,7 @@
 //! | `write_out` | writing dirty pages to segments |
 //! | `image`, `segment`, `map` | the formats and tables of what is on disk |
 //! | `checkpoint`, `superblock` | a cut written out |
+//! | `disk_reserve` | space kept for a full disk |
 //! | `clean` | moving live images out of mostly dead segments; freeing pages |
 //!
 //! Locks, in order: `writer`, `state`, then shards of `resident` and `versions`. Whoever holds
@@ -17,6 +18,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod clean;
+pub(crate) mod disk_reserve;
 pub(crate) mod epoch;
 pub(crate) mod frame;
 pub(crate) mod image;
@@ -28,8 +30,8 @@ pub(crate) mod superblock;
 pub(crate) mod versions;
 pub(crate) mod write_out;
 
-use esker_base::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering};
-use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
+use esker_base::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
+use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId};
 use esker_io::Disk;
 use frame::{FrameId, Frames};
 use image::{Address, Codec};
@@ -259,11 +261,7 @@ pub(crate) struct Store {
     /// Pages dirtied since the last checkpoint, about.
     pub(crate) dirtied: AtomicU64,
     pub(crate) evict_hand: AtomicU32,
-    /// Set when a segment write met a full disk; cleared by the next write that succeeds.
-    pub(crate) disk_full: AtomicBool,
-    /// Woken when frames become free, and when somebody waits for that.
-    pub(crate) frames_wanted: Mutex<u32>,
-    pub(crate) frames_freed: Condvar,
+    pub(crate) disk_reserve: disk_reserve::DiskReserve,
 }
 
 impl Store {
@@ -297,9 +295,7 @@ impl Store {
             published: AtomicU64::new(published.0),
             dirtied: AtomicU64::new(0),
             evict_hand: AtomicU32::new(0),
-            disk_full: AtomicBool::new(false),
-            frames_wanted: Mutex::new(0),
-            frames_freed: Condvar::new(),
+            disk_reserve: disk_reserve::DiskReserve::default(),
             disk,
             database,
             options,
@@ -334,7 +330,7 @@ impl Store {
         let image = self.read_image(address)?;
         let mut codec = Codec::new(self.database);
         let fan = map_fan(self.options.page_bytes);
-        let head = self.check_image(&codec, &image, address, node.page(), image::kind::MAP)?;
+        let head = Self::check_image(&codec, &image, address, node.page(), image::kind::MAP)?;
         let mut words = vec![0u64; usize::from(head.words)];
         let bad = |detail: String| image::bad_image(address, detail);
         codec.unpack(&image, &mut words, &mut []).map_err(bad)?;
@@ -370,7 +366,6 @@ impl Store {
 
     /// Checks that an image is the one that the map means.
     pub(crate) fn check_image(
-        &self,
         codec: &Codec,
         image: &[u8],
         address: Address,
@@ -390,11 +385,6 @@ impl Store {
             ));
         }
         Ok(head)
-    }
-
-    /// Copies an overflow page's share of a value.
-    pub(crate) fn table_of(&self, frame: FrameId) -> TableId {
-        TableId(self.frames.header(frame).table.load(Ordering::Relaxed))
     }
 }
 

@@ -284,7 +284,7 @@ impl<'s> TurnSession<'s> {
     }
 }
 
-impl<'s> Pages for TurnSession<'s> {
+impl Pages for TurnSession<'_> {
     type Read<'a>
         = Read<'a>
     where

@@ -15,6 +15,7 @@
 //!
 //! A recovery writes a new superblock that names the same checkpoint with another start of the log.
 
+use super::image::segment_of_name;
 use esker_base::checksum::seeded;
 use esker_base::codec::Reader;
 use esker_base::{DatabaseId, Error, Lsn, Result};
@@ -134,9 +135,11 @@ pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
 pub(crate) fn read(disk: &dyn Disk) -> Result<Superblock> {
     let not_ours =
         |detail: &str| Error::NotADatabase { path: disk.label(), detail: detail.to_owned() };
-    if !disk.list()?.iter().any(|name| name == SUPER_NAME) {
+    let names = disk.list()?;
+    if !names.iter().any(|name| name == SUPER_NAME) {
         return Err(not_ours("it has no file named super"));
     }
+    let beside_ours = names.iter().any(|name| segment_of_name(name).is_some());
     let file = disk.open(SUPER_NAME, OpenMode::Read)?;
     let bytes = file.len()?;
     let mut newest: Option<Superblock> = None;
@@ -155,7 +158,7 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Superblock> {
         }
     }
     newest.ok_or_else(|| {
-        if magic_seen || bytes == (SLOTS * SLOT_BYTES) as u64 {
+        if magic_seen || bytes == (SLOTS * SLOT_BYTES) as u64 || beside_ours {
             Error::corrupt("superblock", SUPER_NAME, 0, "no slot has a good checksum")
         } else {
             not_ours("its file super is not one of ours")
@@ -192,7 +195,7 @@ pub(crate) fn write_checkpoint(
     file.write_at(0, &bytes)?;
     file.sync()?;
     let length = u32::try_from(payload.len())
-        .map_err(|_| Error::invalid("checkpoint too large", format!("{} bytes", payload.len())))?;
+        .map_err(|error| Error::invalid("checkpoint too large", error.to_string()))?;
     Ok((crc, length))
 }
 

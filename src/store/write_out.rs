@@ -11,7 +11,7 @@ use super::map::NodeId;
 use super::versions::Version;
 use super::{State, Store, Writer, count};
 use esker_base::sync::{MutexGuard, Ordering};
-use esker_base::{CommitNo, Error, PageId, Result, TableId};
+use esker_base::{CommitNo, PageId, Result, TableId};
 use esker_index::pages::ChildWord;
 
 /// A page whose image is in a buffer but not yet in the file.
@@ -87,16 +87,7 @@ impl Store {
             stream.append(&writer.image, number, &self.files, &self.state, &mut writer.unsynced);
         count(&self.counters.pages_written, 1);
         count(&self.counters.image_bytes_written, writer.image.len() as u64);
-        self.note_full(&result);
         result
-    }
-
-    fn note_full<T>(&self, result: &Result<T>) {
-        match result {
-            Ok(_) => self.disk_full.store(false, Ordering::Relaxed),
-            Err(Error::NoSpace { .. }) => self.disk_full.store(true, Ordering::Relaxed),
-            Err(_) => {}
-        }
     }
 
     /// Copies a kept version into the stream.
@@ -127,7 +118,6 @@ impl Store {
     pub(crate) fn flush(&self, writer: &mut Writer) -> Result<()> {
         let flushed =
             writer.fresh.flush(&self.state).and_then(|()| writer.moved.flush(&self.state));
-        self.note_full(&flushed);
         if flushed.is_err() {
             self.abandon(writer);
             return flushed;
@@ -296,7 +286,6 @@ impl Store {
                 excess -= 1;
             }
         }
-        self.wake_waiters();
         Ok(())
     }
 

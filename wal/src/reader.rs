@@ -52,6 +52,9 @@ pub struct End {
     pub highest_incarnation: u64,
     /// Names of all files of all logs of the database, read or stale, whole or damaged, in order.
     pub files: Vec<String>,
+    /// Those of them that reading again from the same place would not touch: they may be removed at
+    /// any time.
+    pub stale: Vec<String>,
 }
 
 /// A file that has a name of the log.
@@ -127,9 +130,16 @@ pub fn read(
         highest_sequence: sequences.max().unwrap_or(0),
         highest_incarnation: incarnations.max().unwrap_or(0).max(incarnation),
         files: found.iter().map(|file| file.name.clone()).collect(),
+        stale: Vec::new(),
     };
     let log = Log::of(&found, Identity { database, incarnation });
     log.read(disk, &mut end, visit)?;
+    let first = log.locate(from).map_or(0, |(index, _)| log.members[index].sequence);
+    let needed = |name: &String| {
+        let members = log.members.iter().filter(|member| member.sequence >= first);
+        members.map(|member| &member.found.name).any(|member| member == name)
+    };
+    end.stale = end.files.iter().filter(|name| !needed(name)).cloned().collect();
     Ok(end)
 }
 

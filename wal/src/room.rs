@@ -13,6 +13,9 @@ use esker_base::{Error, Lsn, Result};
 
 /// Released files kept for reuse, however little is written.
 const SPARES_MIN: usize = 2;
+/// A file smaller than this is not worth making: on a full disk, tries would eat what is left bit by
+/// bit.
+const FILE_BYTES_MIN: u64 = 256 << 10;
 
 impl Wal {
     /// Outside the turn: makes room for a group of so many bytes; [`Wal::fits`] then says yes,
@@ -99,6 +102,19 @@ impl Wal {
         trimmed
     }
 
+    /// Removes the files kept for reuse: their space is needed elsewhere.
+    ///
+    /// # Errors
+    /// `Io` if a file cannot be removed.
+    pub fn give_up_spares(&self) -> Result<()> {
+        let mut maintenance = self.maintenance.lock();
+        while let Some(spare) = maintenance.spares.pop() {
+            self.disk.remove(&spare.name)?;
+        }
+        self.count_spares(&maintenance);
+        Ok(())
+    }
+
     /// Keeps the largest spares that are not beyond the usual size, and removes the others. As many
     /// stay as the last stretch between two releases took: the next one will take about as much,
     /// and each file that must be made anew is written twice. Removals need not be durable: files
@@ -123,8 +139,9 @@ impl Wal {
     /// Makes a file ready that follows the last one and holds a group of `room` bytes.
     fn prepare(&self, maintenance: &mut Maintenance, room: u64) -> Result<()> {
         let last = Arc::clone(self.files.lock().last());
-        let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
+        let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
+        let least_bytes = least_bytes.max(usual.min(FILE_BYTES_MIN));
         let plan = Plan {
             header: FileHeader {
                 identity: self.identity,

@@ -211,8 +211,7 @@ impl List {
         let ends = HEADER_BYTES + count * HEAD_BYTES;
         let keys_at = HEADER_BYTES + count * ENTRY_BYTES + prefix;
         if count > 0 {
-            body[keys_at - prefix..keys_at]
-                .copy_from_slice(&self.pivot(children.start)[..prefix]);
+            body[keys_at - prefix..keys_at].copy_from_slice(&self.pivot(children.start)[..prefix]);
         }
         let mut end = 0;
         for i in 0..count {

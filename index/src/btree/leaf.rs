@@ -213,9 +213,8 @@ impl<'a> Leaf<'a> {
         high: Option<&[u8]>,
     ) -> usize {
         let prefix = high.map_or(0, |high| common_bytes(low, high));
-        let rows_bytes: usize = rows
-            .map(|i| ENTRY_BYTES + self.record_bytes(i) + self.prefix_bytes - prefix)
-            .sum();
+        let rows_bytes: usize =
+            rows.map(|i| ENTRY_BYTES + self.record_bytes(i) + self.prefix_bytes - prefix).sum();
         HEADER_BYTES + low.len() + high.map_or(0, <[u8]>::len) + rows_bytes
     }
 }

@@ -77,11 +77,7 @@ pub fn merge_at<P: TurnPages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<b
 }
 
 /// Puts the only child of the root in its place.
-fn shorten<'a, P: TurnPages>(
-    pages: &'a P,
-    root: &ChildWord,
-    path: &Path<'a, P>,
-) -> Step<bool> {
+fn shorten<'a, P: TurnPages>(pages: &'a P, root: &ChildWord, path: &Path<'a, P>) -> Step<bool> {
     let root: PageId = root.page();
     if let [_, (child, _), ..] = &path.nodes[..] {
         let mut new = pages.replace(root, child.level(), child.words().len())?;

@@ -26,7 +26,7 @@
 //!   always make room.
 //! - B4: the root keeps its page id; growing and shrinking replace what is under it.
 //!
-//! Sources: prefix truncation, key heads and fences as in Leis et al., "LeanStore" (ICDE 2018) and
+//! Sources: prefix truncation, key heads and fences as in Leis et al., "`LeanStore`" (ICDE 2018) and
 //! Graefe, "Modern B-tree techniques" (2011), §3.5 and §4.2; branches replaced whole are ours, so that
 //! readers write nothing on the way down.
 
@@ -91,7 +91,7 @@ pub(crate) fn common_bytes(a: &[u8], b: &[u8]) -> usize {
 /// The shortest key above `left` and not above `right`.
 pub(crate) fn pivot_between<'k>(left: &[u8], right: &'k [u8]) -> &'k [u8] {
     debug_assert!(left < right, "B1");
-    &right[..common_bytes(left, right) + 1]
+    &right[..=common_bytes(left, right)]
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> usize {

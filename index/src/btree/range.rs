@@ -95,17 +95,17 @@ pub fn prepare_delete_range<'a, P: TurnPages>(
         split_middle(pages, root, right, &key)?;
         return Err(Stop::Moved);
     }
-    let rows = (Leaf::new(left.body()).len() + Leaf::new(right.body()).len()) / 2;
+    let rows = usize::midpoint(Leaf::new(left.body()).len(), Leaf::new(right.body()).len());
 
     // From the leaves up, as `Pending` wants it.
     let n = from.nodes.len();
     for depth in (fork + 1..n).rev() {
         let (node, slot) = &from.nodes[depth];
-        plan.shrink(node, &[0..slot + 1], rows)?;
+        plan.shrink(node, 0..slot + 1, None, rows)?;
         let (node, slot) = &to.nodes[depth];
-        plan.shrink(node, &[*slot..node.words().len()], rows)?;
+        plan.shrink(node, *slot..node.words().len(), None, rows)?;
     }
-    plan.shrink(node, &[0..i + 1, j..node.words().len()], rows)?;
+    plan.shrink(node, 0..i + 1, Some(j..node.words().len()), rows)?;
     plan.edge(left, low, high, None, Some(boundary.clone()));
     plan.edge(right, low, high, Some(boundary), None);
     Ok(plan)
@@ -155,30 +155,34 @@ impl<'a, P: TurnPages> RangePlan<'a, P> {
     }
 
     /// Replaces a branch by one with some of its children, in one or two stretches; the others go.
-    fn shrink(&mut self, node: &P::Read<'a>, keep: &[Range<usize>], rows: usize) -> Step<()> {
+    fn shrink(
+        &mut self,
+        node: &P::Read<'a>,
+        first: Range<usize>,
+        second: Option<Range<usize>>,
+        rows: usize,
+    ) -> Step<()> {
         let (words, body) = (node.words(), node.body());
-        let kept: usize = keep.iter().map(ExactSizeIterator::len).sum();
+        let second = second.unwrap_or(words.len()..words.len());
+        let kept = first.len() + second.len();
         if kept == words.len() {
             return Ok(());
         }
         let mut list = List::default();
-        for children in keep {
-            if list.children() > 0 {
-                // The boundary: what was on the left of the second stretch.
-                list.push_pivot(&[&Pivots::new(body).key(children.start - 1)]);
-            }
-            list.extend(words, body, children.clone());
+        list.extend(words, body, first.clone());
+        if !second.is_empty() {
+            // The boundary: what was on the left of the second stretch.
+            list.push_pivot(&[&Pivots::new(body).key(second.start - 1)]);
+            list.extend(words, body, second.clone());
         }
         let mut new = self.pages.replace(node.id(), node.level(), kept)?;
         list.build(0..kept, new.parts_mut());
         self.pending.replace(new);
-        let mut next = 0;
-        for children in keep.iter().cloned().chain([words.len()..words.len()]) {
-            self.drop_children(node, next..children.start);
-            next = children.end;
-        }
+        self.drop_children(node, 0..first.start);
+        self.drop_children(node, first.end..second.start);
         let fan = u32::from(node.level()) - 1;
-        let per_child = (rows.max(1) as u64).saturating_mul((words.len() as u64).saturating_pow(fan));
+        let per_child =
+            (rows.max(1) as u64).saturating_mul((words.len() as u64).saturating_pow(fan));
         let dropped = per_child.saturating_mul((words.len() - kept) as u64);
         let dropped = i64::try_from(dropped).unwrap_or(i64::MAX);
         self.dropped_rows = self.dropped_rows.saturating_add(dropped);
@@ -204,8 +208,7 @@ impl<'a, P: TurnPages> RangePlan<'a, P> {
 
     /// True if the delete changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.trees.is_empty()
-            && self.edges.iter().all(|edge| edge.rows.is_empty() && !edge.refence)
+        self.trees.is_empty() && self.edges.iter().all(|edge| edge.rows.is_empty() && !edge.refence)
     }
 
     /// Carries the plan out, and calls `replaced` with the handle of every value outside the edge leaves that is no longer

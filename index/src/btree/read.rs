@@ -37,7 +37,9 @@ pub(crate) fn wrong_level<R: PageRead>(page: &R, wanted: u8) -> Stop {
 fn level_below<R: PageRead>(page: &R) -> Step<u8> {
     match page.level() {
         level @ 1..=LEVELS_MAX => Ok(level - 1),
-        level => Err(Stop::Corrupt { page: page.id(), detail: format!("a branch of level {level}") }),
+        level => {
+            Err(Stop::Corrupt { page: page.id(), detail: format!("a branch of level {level}") })
+        }
     }
 }
 
@@ -125,12 +127,7 @@ pub fn leaf_of<P: Pages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<PageId
 ///
 /// # Errors
 /// As [`leaf_of`].
-pub fn leaf_of_at<P: Pages>(
-    pages: &P,
-    root: &ChildWord,
-    view: View,
-    key: &[u8],
-) -> Step<PageId> {
+pub fn leaf_of_at<P: Pages>(pages: &P, root: &ChildWord, view: View, key: &[u8]) -> Step<PageId> {
     let path = Path::down(pages, root, view, Route::To(key))?;
     Ok(path.leaf_word().page())
 }
@@ -144,12 +141,7 @@ pub(crate) struct Path<'a, P: Pages + 'a> {
 
 impl<'a, P: Pages> Path<'a, P> {
     /// Goes down as far as level 1; the leaf is not touched unless it is the root.
-    pub(crate) fn down(
-        pages: &'a P,
-        root: &ChildWord,
-        view: View,
-        route: Route<'_>,
-    ) -> Step<Self> {
+    pub(crate) fn down(pages: &'a P, root: &ChildWord, view: View, route: Route<'_>) -> Step<Self> {
         let mut nodes: Vec<(P::Read<'a>, usize)> = Vec::with_capacity(4);
         let mut page = pages.read(root, view)?;
         let root = root.load();
@@ -224,11 +216,11 @@ pub fn estimate_rows<P: Pages>(
     // Rows below a child, level by level from the leaves up.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let of = |n: usize| n as f64;
-    let mut size = (of(from.rows) + of(to.rows)) / 2.0;
+    let mut size = f64::midpoint(of(from.rows), of(to.rows));
     let mut rows = of(to.row) - of(from.row);
     for ((from_slot, from_n), (to_slot, to_n)) in from.trail.iter().zip(&to.trail).rev() {
         rows += (of(*to_slot) - of(*from_slot)) * size;
-        size *= (of(*from_n) + of(*to_n)) / 2.0;
+        size *= f64::midpoint(of(*from_n), of(*to_n));
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
     let rows = rows.max(0.0) as u64;

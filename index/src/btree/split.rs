@@ -5,9 +5,9 @@
 
 use super::branch::{self, List};
 use super::leaf::{self, Leaf};
+use super::pivot_between;
 use super::read::Path;
 use super::write::path_to;
-use super::pivot_between;
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages};
 use esker_base::PageId;
 

@@ -227,9 +227,10 @@ impl Fit {
                 break;
             }
             if fitting == inside {
-                let growth = write.value.as_ref().map_or(0, |value| {
-                    leaf.growth_bytes(leaf.search(write.key), write.key, value)
-                });
+                let growth = write
+                    .value
+                    .as_ref()
+                    .map_or(0, |value| leaf.growth_bytes(leaf.search(write.key), write.key, value));
                 if let Some(rest) = free.checked_sub(growth) {
                     free = rest;
                     fitting += 1;
