@@ -96,6 +96,11 @@ fn log_thread(engine: &Engine) {
                 break;
             }
         }
+        if let Some(farthest) = engine.waiters.farthest() {
+            // A failure is told to each of them when they look.
+            let failed = engine.sync_log(farthest).is_err();
+            engine.waiters.wake(if failed { Lsn(u64::MAX) } else { engine.wal.durable() });
+        }
         let now = engine.store.disk.now();
         if now.saturating_sub(synced_at) >= interval {
             synced_at = now;
@@ -106,6 +111,7 @@ fn log_thread(engine: &Engine) {
             }
         }
     }
+    engine.waiters.wake(Lsn(u64::MAX));
     std::mem::forget(guard);
 }
 

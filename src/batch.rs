@@ -4,6 +4,7 @@ use crate::engine::Engine;
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
 use crate::table::{Table, check_open};
+use crate::ticket::Ticket;
 use crate::write_set::WriteSet;
 use esker_base::sync::Arc;
 use esker_base::{Error, Result};
@@ -82,6 +83,19 @@ impl Batch {
     /// About how many bytes the batch holds.
     pub fn bytes(&self) -> u64 {
         self.set.bytes()
+    }
+
+    /// Commits, and returns as soon as the commit survives the death of the process, with a [`Ticket`]
+    /// to wait for its survival of power loss.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn submit(self) -> Result<Ticket> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let lsn = self.engine.write_many(self.set, None, 0, Durability::Os)?;
+        Ok(Ticket::new(&self.engine, lsn))
     }
 
     /// Commits all of it, or, on an error, nothing.

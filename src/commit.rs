@@ -42,7 +42,7 @@ fn groups_max(frames: u32) -> usize {
 }
 
 impl Engine {
-    /// Writes one key if it is as expected. Returns whether it was written.
+    /// Writes one key if it is as expected. Returns the log position after it if it was written.
     pub(crate) fn write_one(
         &self,
         table: &TableState,
@@ -50,7 +50,7 @@ impl Engine {
         value: Option<&[u8]>,
         expect: Expect<'_>,
         durability: Durability,
-    ) -> Result<bool> {
+    ) -> Result<Option<Lsn>> {
         self.check_writable()?;
         self.check_key(key)?;
         let mut large = None;
@@ -73,10 +73,10 @@ impl Engine {
             if payload.capacity() > PAYLOAD_BYTES_KEPT {
                 *payload = Vec::new();
             }
-            match written {
-                Some(lsn) => self.acknowledge(lsn, durability).map(|()| true),
-                None => Ok(false),
+            if let Some(lsn) = written {
+                self.acknowledge(lsn, durability)?;
             }
+            Ok(written)
         })
     }
 
@@ -215,14 +215,15 @@ impl Engine {
         }
     }
 
-    /// Commits a write set atomically. `reads` must not have changed since `begin`.
+    /// Commits a write set atomically. `reads` must not have changed since `begin`. Returns the log
+    /// position after it, if there was anything to write.
     pub(crate) fn write_many(
         &self,
         mut set: WriteSet,
         reads: Option<(&ReadSet, CommitNo)>,
         transaction: u64,
         durability: Durability,
-    ) -> Result<Option<CommitNo>> {
+    ) -> Result<Option<Lsn>> {
         self.check_writable()?;
         set.finish();
         let limit_bytes = self.options.write_set_bytes_max();
@@ -239,7 +240,7 @@ impl Engine {
         set.encode(&mut payload);
         let mut large = self.make_large(&set)?;
         let mut job = Job { set: &set, large: &mut large, payload: &payload, reads, transaction };
-        let (lsn, commit) = if set.ranges.is_empty() {
+        let (lsn, _) = if set.ranges.is_empty() {
             self.warm_all(&set)?;
             self.commit_latched(&mut job)?
         } else if set.is_one_range() {
@@ -250,7 +251,7 @@ impl Engine {
         };
         count(&self.counters.commits, 1);
         self.acknowledge(lsn, durability)?;
-        Ok(Some(commit))
+        Ok(Some(lsn))
     }
 
     /// Fills the pages of all large values, by index of the point write.
@@ -350,6 +351,7 @@ impl Engine {
             let mut sparse: Vec<usize> = Vec::new();
             for (table, group) in &mut groups {
                 let writes = job.writes_from(done);
+                session.set_table(set.tables[*table as usize].id);
                 rows[*table as usize] += self.apply_group(&session, group, &writes);
                 if group.is_sparse() && sparse.len() < SPARSE_MAX {
                     sparse.push(done);

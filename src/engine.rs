@@ -5,6 +5,7 @@ use crate::options::{Durability, Options};
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
 use crate::store::{Store, count};
+use crate::ticket::Waiters;
 use crate::turn::Turn;
 use esker_base::sync::{
     Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock, Striped,
@@ -49,6 +50,7 @@ pub(crate) struct Engine {
     pub(crate) counters: EngineCounters,
     pub(crate) wake: Wake,
     pub(crate) log_wake: Wake,
+    pub(crate) waiters: Waiters,
 }
 
 /// Wakes a background thread.
@@ -131,6 +133,7 @@ impl Engine {
             counters: EngineCounters::default(),
             wake: Wake::default(),
             log_wake: Wake::default(),
+            waiters: Waiters::default(),
         }
     }
 

@@ -21,7 +21,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | `db`, `table`, `txn`, `snapshot`, `batch`, `rows` | what users hold |
+//! | `db`, `table`, `txn`, `snapshot`, `batch`, `rows`, `ticket` | what users hold |
 //! | `engine`, `turn`, `commit`, `write_set`, `conflict` | the commit turn |
 //! | `open`, `record`, `catalog`, `background` | recovery, the log's meaning, upkeep |
 //! | `store` | pages, versions, segments, checkpoint, cleaning |
@@ -53,6 +53,7 @@ mod snapshot;
 mod stats;
 mod store;
 mod table;
+mod ticket;
 mod turn;
 mod txn;
 mod value;
@@ -70,6 +71,7 @@ pub use rows::{Row, Rows};
 pub use snapshot::Snapshot;
 pub use stats::{Stats, TableStats};
 pub use table::Table;
+pub use ticket::Ticket;
 pub use txn::{Isolation, Transaction, TransactionRows};
 pub use verify::{Damage, Verified};
 

@@ -1,11 +1,12 @@
-//! Figures about a database, in one struct that serialises with any `serde`-free formatter: plain
-//! numbers, `Debug`, and [`Stats::fields`].
+//! Figures about a database, in one struct of plain numbers: `Debug`, [`Stats::fields`], and with the
+//! feature `serde`, `Serialize`.
 
 use crate::engine::Engine;
 use esker_base::sync::{AtomicU64, Ordering};
 
 /// Space and rows of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct TableStats {
     /// Its name.
     pub name: String,
@@ -13,12 +14,15 @@ pub struct TableStats {
     pub kind: &'static str,
     /// Rows, about.
     pub rows: u64,
+    /// Bytes of its pages on disk, as they were last written.
+    pub bytes: u64,
 }
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Figures since the database was opened; sizes are as of now.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
@@ -110,16 +114,17 @@ impl Stats {
     pub(crate) fn of(engine: &Engine) -> Self {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (store, own, wal) = (&engine.store.counters, &engine.counters, engine.wal.stats());
-        let (segments, segment_bytes, live_bytes) = {
+        let (segments, segment_bytes, live_bytes, table_bytes) = {
             let state = engine.store.state.lock();
             let (bytes, live) = state.segments.totals();
-            (state.segments.table.len() as u64, bytes, live)
+            (state.segments.table.len() as u64, bytes, live, state.table_bytes.clone())
         };
         let tables = engine.catalog.read();
         let tables = tables.by_name.values().map(|table| TableStats {
             name: table.name.clone(),
             kind: table.kind.name(),
             rows: get(&table.rows),
+            bytes: table_bytes.of(table.id),
         });
         Self {
             gets: own.gets.sum(),

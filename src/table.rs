@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
+use crate::ticket::Ticket;
 use crate::value::{self, Handle};
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
@@ -69,6 +70,55 @@ impl Table {
             .map(|_| ())
     }
 
+    /// As [`Self::put`], but returns as soon as the write survives the death of the process, with a
+    /// [`Ticket`] to wait for its survival of power loss.
+    pub fn submit(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Ticket> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let lsn = self.engine.write_one(
+            &self.state,
+            key,
+            Some(value),
+            Expect::Anything,
+            Durability::Os,
+        )?;
+        Ok(Ticket::new(&self.engine, lsn))
+    }
+
+    /// Loads rows whose keys ascend strictly, in commits of about a megabyte: leaves are filled to the
+    /// brim. Returns how many. At [`Durability::Sync`] one sync at the end covers all of them.
+    ///
+    /// # Errors
+    /// `Invalid` if a key is not above the one before; what was committed before stays.
+    pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        rows: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<u64> {
+        const COMMIT_BYTES: u64 = 1 << 20;
+        let limit_bytes = COMMIT_BYTES.min(self.engine.options.write_set_bytes_max() / 2);
+        let (mut set, mut last, mut count) = (WriteSet::default(), Vec::new(), 0);
+        let commit = |set| self.engine.write_many(set, None, 0, Durability::Os);
+        for (key, value) in rows {
+            let (key, value) = (key.as_ref(), value.as_ref());
+            self.engine.check_key(key)?;
+            self.engine.check_value(value)?;
+            if key <= &last[..] {
+                return Err(Error::invalid("keys do not ascend", format!("row {count}")));
+            }
+            last.clear();
+            last.extend_from_slice(key);
+            set.put(&self.state, key, value);
+            count += 1;
+            if set.bytes() >= limit_bytes {
+                commit(std::mem::take(&mut set))?;
+            }
+        }
+        let lsn = commit(set)?;
+        if self.engine.options.durability == Durability::Sync {
+            self.engine.sync_log(lsn.unwrap_or_else(|| self.engine.wal.position()))?;
+        }
+        Ok(count)
+    }
+
     /// Removes a row, if it is there.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         let durability = self.engine.options.durability;
@@ -81,7 +131,9 @@ impl Table {
     pub fn put_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
         let durability = self.engine.options.durability;
         let (key, value) = (key.as_ref(), value.as_ref());
-        self.engine.write_one(&self.state, key, Some(value), Expect::Absent, durability)
+        let written =
+            self.engine.write_one(&self.state, key, Some(value), Expect::Absent, durability)?;
+        Ok(written.is_some())
     }
 
     /// Replaces what a key holds, if that is `expected` (`None`: no row), by `new` (`None`: removes it). Returns
@@ -98,7 +150,9 @@ impl Table {
             if new.is_none() {
                 return Ok(!self.contains(key)?);
             }
-            return self.engine.write_one(&self.state, key, new, Expect::Absent, durability);
+            let written =
+                self.engine.write_one(&self.state, key, new, Expect::Absent, durability)?;
+            return Ok(written.is_some());
         };
         let cut = HeldCut::take(&self.engine);
         let handle = match find(&self.engine, &self.state, View::Cut(cut.commit), key)? {
@@ -111,7 +165,7 @@ impl Table {
             _ => None,
         };
         let expect = Expect::Value(expected, handle);
-        self.engine.write_one(&self.state, key, new, expect, durability)
+        Ok(self.engine.write_one(&self.state, key, new, expect, durability)?.is_some())
     }
 
     /// Applies a merge operator registered with

@@ -11,10 +11,11 @@ use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
 use crate::store::count;
 use crate::table::{HeldCut, Table, check_open, find_whole};
+use crate::ticket::Ticket;
 use crate::value::Handle;
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
-use esker_base::{CommitNo, Error, Result, TableId};
+use esker_base::{CommitNo, Error, Lsn, Result, TableId};
 use esker_index::btree::{self, Value};
 use esker_index::pages::View;
 use std::collections::BTreeMap;
@@ -279,13 +280,13 @@ impl Transaction {
         let (key, value) = (key.as_ref(), value.as_ref());
         self.guard(|tx| {
             tx.engine.check_value(value)?;
-            tx.write(table, key, Write::Put(value.to_vec()))
+            tx.keep(table, key, Write::Put(value.to_vec()))
         })
     }
 
     /// Removes a row, if it is there.
     pub fn delete(&mut self, table: &Table, key: impl AsRef<[u8]>) -> Result<()> {
-        self.guard(|tx| tx.write(table, key.as_ref(), Write::Delete))
+        self.guard(|tx| tx.keep(table, key.as_ref(), Write::Delete))
     }
 
     /// Writes a row if there is none of that key. Returns whether it did.
@@ -346,7 +347,7 @@ impl Transaction {
         })
     }
 
-    fn write(&mut self, table: &Table, key: &[u8], write: Write) -> Result<()> {
+    fn keep(&mut self, table: &Table, key: &[u8], write: Write) -> Result<()> {
         self.check_table(table)?;
         self.engine.check_key(key)?;
         self.write_bytes += key.len() as u64
@@ -380,6 +381,21 @@ impl Transaction {
     /// `Conflict`: nothing was written. `Unknown`: the sync failed; whether the commit survives shows
     /// when the database is reopened.
     pub fn commit(mut self) -> Result<()> {
+        let durability = self.durability;
+        self.write(durability).map(|_| ())
+    }
+
+    /// Commits, and returns as soon as the commit survives the death of the process, with a [`Ticket`]
+    /// to wait for its survival of power loss.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn submit(mut self) -> Result<Ticket> {
+        let lsn = self.write(Durability::Os)?;
+        Ok(Ticket::new(&self.engine, lsn))
+    }
+
+    fn write(&mut self, durability: Durability) -> Result<Option<Lsn>> {
         if self.failed {
             return Err(Error::TransactionFailed);
         }
@@ -396,10 +412,10 @@ impl Transaction {
         }
         if set.is_empty() {
             // What it read was as of its begin: as if it had run then.
-            return Ok(());
+            return Ok(None);
         }
         let reads = Some((&self.reads, self.begin));
-        self.engine.write_many(set, reads, self.number, self.durability).map(|_| ())
+        self.engine.write_many(set, reads, self.number, durability)
     }
 }
 

@@ -5,8 +5,8 @@
 //! the segment table (live bytes to the byte).
 
 use crate::engine::Engine;
-use crate::store::Store;
-use crate::store::image::{Codec, kind, segment_name};
+use crate::store::image::{Address, Codec, kind, segment_name};
+use crate::store::{Store, TableBytes};
 use crate::table::HeldCut;
 use crate::value::{self, Handle};
 use esker_base::sync::Arc;
@@ -116,6 +116,7 @@ fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
     let _writer = store.lock_writer();
     let codec = Codec::new(store.database);
     let mut live: BTreeMap<_, u64> = BTreeMap::new();
+    let mut table_bytes = TableBytes::default();
     let next = store.state.lock().ids.next;
     for page in (1..next).map(PageId) {
         let address = {
@@ -140,7 +141,7 @@ fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
             .read_image(address)
             .and_then(|image| Store::check_image(&codec, &image, address, page, kind::INDEX));
         match checked {
-            Ok(_) => {}
+            Ok(head) => table_bytes.replace(head.table, Address::NONE, address),
             // Met already on the way through a tree, with the table's name.
             Err(Error::Corrupt { file, offset, .. }) if found.has(&file, offset) => {}
             Err(error @ Error::Corrupt { .. }) => {
@@ -163,6 +164,14 @@ fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
             let detail = format!("{counted} live bytes counted, {} recorded", segment.live);
             let error = Error::corrupt("segment table", segment_name(*id), 0, detail);
             found.damage.push(Damage { table: None, error });
+        }
+    }
+    for table in engine.catalog.read().by_name.values() {
+        let (counted, recorded) = (table_bytes.of(table.id), state.table_bytes.of(table.id));
+        if counted != recorded && found.damage.is_empty() {
+            let detail = format!("{counted} bytes of images counted, {recorded} recorded");
+            let error = Error::corrupt("table", store.disk.label(), 0, detail);
+            found.damage.push(Damage { table: Some(table.name.clone()), error });
         }
     }
     Ok(())

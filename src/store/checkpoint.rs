@@ -5,8 +5,8 @@
 //! ```text
 //! commit | next image number | map height | map root (4 numbers)
 //! | next page id | free ranges: count, (first, count)*
-//! | trees to free: count, (commit, page, level)*
-//! | segment table (segment.rs) | engine's part: length, bytes
+//! | to free: count, (commit, table, page, level + 1 or 0 for a range of pages, pages)*
+//! | segment table (segment.rs) | bytes by table: count, (table, bytes)* | engine's part: length, bytes
 //! ```
 
 use super::frame::{DIRTY, PINNED};
@@ -14,10 +14,10 @@ use super::image::Address;
 use super::map::Map;
 use super::segment::Segments;
 use super::superblock::{self, Superblock};
-use super::{FreedTree, PageIds, State, Store, StoreOptions, Writer, count, map_fan};
+use super::{FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, count, map_fan};
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::Ordering;
-use esker_base::{CommitNo, Error, PageId, Result, SegmentId};
+use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Pages written per hold of the writer lock, so that those who wait for frames get their turn.
@@ -69,7 +69,7 @@ impl Store {
                     let mut state = self.state.lock();
                     let load = &mut |node, at| self.load_map_node(node, at);
                     if state.map.get(*page, load)? != version.address {
-                        self.install_in_map(&mut state, *page, version.address)?;
+                        self.install_in_map(&mut state, *page, version.table, version.address)?;
                     }
                 }
                 if writer.fresh.is_full() {
@@ -168,12 +168,15 @@ impl Store {
     pub(crate) fn end_checkpoint(&self) -> Result<()> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        while let Some((page, address)) = state.overlay.pop_first() {
+        while let Some((page, (address, table))) = state.overlay.pop_first() {
             let load = &mut |node, at| self.load_map_node(node, at);
             match state.map.set(page, address, load) {
-                Ok(old) => state.segments.remove(old),
+                Ok(old) => {
+                    state.segments.remove(old);
+                    state.table_bytes.replace(table, old, Address::NONE);
+                }
                 Err(error) => {
-                    state.overlay.insert(page, address);
+                    state.overlay.insert(page, (address, table));
                     return Err(error);
                 }
             }
@@ -236,27 +239,33 @@ fn encode(state: &State, cut: CommitNo, next_number: u64, engine: &[u8], out: &m
         put_varint(out, *first);
         put_varint(out, *n);
     }
-    let trees: Vec<(u64, u64, u64, u64)> = state
+    let to_free: Vec<[u64; 5]> = state
         .trees
         .iter()
         .filter(|tree| tree.commit <= cut)
-        .map(|tree| (tree.commit.0, tree.page.0, u64::from(tree.level) + 1, 1))
-        .chain(
-            state
-                .freed
-                .iter()
-                .filter(|freed| freed.commit <= cut)
-                .map(|freed| (freed.commit.0, freed.first.0, 0, u64::from(freed.count))),
-        )
+        .map(|tree| {
+            let table = u64::from(tree.table.0);
+            [tree.commit.0, table, tree.page.0, u64::from(tree.level) + 1, 1]
+        })
+        .chain(state.freed.iter().filter(|freed| freed.commit <= cut).map(|freed| {
+            let table = u64::from(freed.table.0);
+            [freed.commit.0, table, freed.first.0, 0, u64::from(freed.count)]
+        }))
         .collect();
-    put_varint(out, trees.len() as u64);
-    for (commit, page, level, n) in trees {
-        put_varint(out, commit);
-        put_varint(out, page);
-        put_varint(out, level);
-        put_varint(out, n);
+    put_varint(out, to_free.len() as u64);
+    for field in to_free.into_iter().flatten() {
+        put_varint(out, field);
     }
-    state.segments.encode(state.overlay.values().copied(), out);
+    state.segments.encode(state.overlay.values().map(|(address, _)| *address), out);
+    let mut table_bytes = state.table_bytes.clone();
+    for (address, table) in state.overlay.values() {
+        table_bytes.replace(*table, *address, Address::NONE);
+    }
+    put_varint(out, table_bytes.0.len() as u64);
+    for (table, bytes) in table_bytes.0 {
+        put_varint(out, u64::from(table.0));
+        put_varint(out, bytes);
+    }
     put_prefixed(out, engine);
 }
 
@@ -280,15 +289,21 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
     let mut freed = VecDeque::new();
     for _ in 0..reader.varint()? {
         let commit = CommitNo(reader.varint()?);
+        let table = TableId(u32::try_from(reader.varint()?).ok()?);
         let page = PageId(reader.varint()?);
         let level = u8::try_from(reader.varint()?).ok()?;
         let n = u32::try_from(reader.varint()?).ok()?;
         match level {
-            0 => freed.push_back(super::Freed { commit, first: page, count: n }),
-            level => trees.push(FreedTree { commit, page, level: level - 1 }),
+            0 => freed.push_back(super::Freed { commit, table, first: page, count: n }),
+            level => trees.push(FreedTree { commit, table, page, level: level - 1 }),
         }
     }
     let segments = Segments::decode(&mut reader)?;
+    let mut table_bytes = TableBytes::default();
+    for _ in 0..reader.varint()? {
+        let table = TableId(u32::try_from(reader.varint()?).ok()?);
+        table_bytes.0.insert(table, reader.varint()?);
+    }
     let engine = reader.prefixed()?.to_vec();
     reader.is_empty().then(|| Metadata {
         commit,
@@ -298,6 +313,7 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
             overlay: BTreeMap::new(),
             checkpoint_cut: None,
             segments,
+            table_bytes,
             ids,
             freed,
             trees,

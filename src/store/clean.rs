@@ -8,7 +8,7 @@ use super::pages::Session;
 use super::segment::Segment;
 use super::{Freed, FreedTree, State, Store, Writer, count};
 use esker_base::sync::Ordering;
-use esker_base::{CommitNo, PageId, Result, SegmentId};
+use esker_base::{CommitNo, PageId, Result, SegmentId, TableId};
 use esker_index::pages::{ChildWord, PageRead, Pages, Stop, View};
 
 /// Cleaning goes on while dead bytes exceed this share of all segment bytes: at rest, when time costs
@@ -81,7 +81,7 @@ impl Store {
                 (None, Some(freed)) => {
                     let _writer = self.lock_writer();
                     for i in 0..u64::from(freed.count) {
-                        self.free_page(PageId(freed.first.0 + i))?;
+                        self.free_page(PageId(freed.first.0 + i), freed.table)?;
                     }
                     self.state.lock().ids.give_back(freed.first, u64::from(freed.count));
                 }
@@ -131,29 +131,31 @@ impl Store {
                 .rposition(|other| other.page == tree.page && other.commit == tree.commit);
             state.trees.swap_remove(at.expect("nobody else takes trees off"));
             let level = tree.level.saturating_sub(1);
-            let commit = tree.commit;
+            let FreedTree { commit, table, .. } = tree;
             for page in children {
-                state.trees.push(FreedTree { commit, page, level });
+                state.trees.push(FreedTree { commit, table, page, level });
             }
             for range in overflow {
-                state.freed.push_back(Freed { commit, first: range.first, count: range.pages });
+                let (first, count) = (range.first, range.pages);
+                state.freed.push_back(Freed { commit, table, first, count });
             }
         }
-        self.free_page(tree.page)?;
+        self.free_page(tree.page, tree.table)?;
         self.state.lock().ids.give_back(tree.page, 1);
         Ok(())
     }
 
     /// Takes a page out of memory and out of the map. The caller holds the writer lock.
-    fn free_page(&self, page: PageId) -> Result<()> {
+    fn free_page(&self, page: PageId, table: TableId) -> Result<()> {
         if let Some(frame) = self.resident.get(page) {
             self.drop_frame(page, frame);
         }
         let mut state = self.state.lock();
-        if let Some(old) = state.overlay.remove(&page) {
+        if let Some((old, _)) = state.overlay.remove(&page) {
             state.segments.remove(old);
+            state.table_bytes.replace(table, old, Address::NONE);
         }
-        self.install_in_map(&mut state, page, Address::NONE)
+        self.install_in_map(&mut state, page, table, Address::NONE)
     }
 
     fn drop_frame(&self, page: PageId, frame: FrameId) {
@@ -275,7 +277,7 @@ impl Store {
                 state.segments.remove(before);
                 continue;
             }
-            self.install_in_map(&mut state, head.page, new)?;
+            self.install_in_map(&mut state, head.page, head.table, new)?;
             drop(state);
             if let Some(frame) = self.resident.get(head.page) {
                 let header = self.frames.header(frame);

@@ -31,7 +31,7 @@ pub(crate) mod versions;
 pub(crate) mod write_out;
 
 use esker_base::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
-use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId};
+use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
 use esker_io::Disk;
 use frame::{FrameId, Frames};
 use image::{Address, Codec};
@@ -62,6 +62,7 @@ pub(crate) struct OverflowRange {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freed {
     pub(crate) commit: CommitNo,
+    pub(crate) table: TableId,
     pub(crate) first: PageId,
     pub(crate) count: u32,
 }
@@ -70,6 +71,7 @@ pub(crate) struct Freed {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FreedTree {
     pub(crate) commit: CommitNo,
+    pub(crate) table: TableId,
     pub(crate) page: PageId,
     pub(crate) level: u8,
 }
@@ -92,13 +94,33 @@ pub(crate) struct StoreOptions {
 pub(crate) struct State {
     pub(crate) map: Map,
     /// While a checkpoint runs: images newer than its cut.
-    pub(crate) overlay: BTreeMap<PageId, Address>,
+    pub(crate) overlay: BTreeMap<PageId, (Address, TableId)>,
     /// The cut of the running checkpoint.
     pub(crate) checkpoint_cut: Option<CommitNo>,
     pub(crate) segments: Segments,
+    /// Bytes of images by table; table 0 is the map.
+    pub(crate) table_bytes: TableBytes,
     pub(crate) ids: PageIds,
     pub(crate) freed: VecDeque<Freed>,
     pub(crate) trees: Vec<FreedTree>,
+}
+
+/// Bytes of live images, by table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TableBytes(pub(crate) BTreeMap<TableId, u64>);
+
+impl TableBytes {
+    /// One image of a table takes the place of another; either may be none.
+    pub(crate) fn replace(&mut self, table: TableId, old: Address, new: Address) {
+        let bytes = self.0.entry(table).or_insert(0);
+        *bytes = (*bytes + u64::from(new.bytes)).saturating_sub(u64::from(old.bytes));
+        if *bytes == 0 {
+            self.0.remove(&table);
+        }
+    }
+    pub(crate) fn of(&self, table: TableId) -> u64 {
+        self.0.get(&table).copied().unwrap_or(0)
+    }
 }
 
 /// Page ids to hand out.
@@ -310,6 +332,7 @@ impl Store {
             overlay: BTreeMap::new(),
             checkpoint_cut: None,
             segments: Segments { next: 1, ..Segments::default() },
+            table_bytes: TableBytes::default(),
             ids: PageIds::new(),
             freed: VecDeque::new(),
             trees: Vec::new(),
@@ -342,7 +365,7 @@ impl Store {
 
     /// Where the newest image of a page lies.
     pub(crate) fn lookup(&self, state: &mut State, page: PageId) -> Result<Address> {
-        if let Some(address) = state.overlay.get(&page) {
+        if let Some((address, _)) = state.overlay.get(&page) {
             return Ok(*address);
         }
         state.map.get(page, &mut |node, address| self.load_map_node(node, address))

@@ -226,7 +226,12 @@ impl<'s> TurnSession<'s> {
         self.changed.get()
     }
     pub(crate) fn note_freed(&self, first: PageId, count: u32) {
-        self.reserve.borrow_mut().freed.push(Freed { commit: self.commit, first, count });
+        self.reserve.borrow_mut().freed.push(Freed {
+            commit: self.commit,
+            table: self.table.get(),
+            first,
+            count,
+        });
     }
     fn must_keep(&self, changed_at: CommitNo) -> bool {
         self.newest_cut.is_some_and(|cut| changed_at <= cut)
@@ -275,6 +280,7 @@ impl<'s> TurnSession<'s> {
             page,
             Version {
                 changed_at: header.commit(),
+                table: TableId(header.table.load(Ordering::Relaxed)),
                 until: self.commit,
                 frame: kept,
                 address: if clean { header.address() } else { Address::NONE },
@@ -533,7 +539,8 @@ impl<'s> TurnPages for TurnSession<'s> {
 
     fn free_tree(&self, word: u64, level: u8) {
         let page = ChildWord::page_of(word);
-        self.reserve.borrow_mut().trees.push(FreedTree { commit: self.commit, page, level });
+        let (commit, table) = (self.commit, self.table.get());
+        self.reserve.borrow_mut().trees.push(FreedTree { commit, table, page, level });
     }
 
     fn reserve_left(&self) -> usize {

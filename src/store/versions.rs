@@ -7,7 +7,7 @@
 use super::frame::FrameId;
 use super::image::Address;
 use esker_base::sync::{AtomicUsize, Mutex, Ordering};
-use esker_base::{CommitNo, PageId};
+use esker_base::{CommitNo, PageId, TableId};
 use std::collections::BTreeMap;
 
 const SHARDS: usize = 64;
@@ -16,6 +16,7 @@ const SHARDS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Version {
     pub(crate) changed_at: CommitNo,
+    pub(crate) table: TableId,
     pub(crate) until: CommitNo,
     pub(crate) frame: Option<FrameId>,
     /// `NONE` if it has no image yet.
@@ -153,6 +154,7 @@ mod tests {
     fn version(from: u64, until: u64, frame: Option<FrameId>) -> Version {
         Version {
             changed_at: CommitNo(from),
+            table: TableId(1),
             until: CommitNo(until),
             frame,
             address: Address::NONE,

@@ -18,9 +18,9 @@ use esker_index::pages::ChildWord;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pending {
     /// The page as it stood in its frame.
-    Page { frame: FrameId, page: PageId, changed_at: CommitNo, address: Address },
+    Page { frame: FrameId, page: PageId, table: TableId, changed_at: CommitNo, address: Address },
     /// A kept version; `into_map` if the running checkpoint's cut sees it.
-    Version { page: PageId, changed_at: CommitNo, address: Address, into_map: bool },
+    Version { page: PageId, table: TableId, changed_at: CommitNo, address: Address, into_map: bool },
 }
 
 impl Store {
@@ -44,7 +44,8 @@ impl Store {
         header.unlatch_shared();
         match self.append(writer, number, false) {
             Ok(address) => {
-                writer.pending.push(Pending::Page { frame, page, changed_at, address });
+                let table = self.table_of(frame);
+                writer.pending.push(Pending::Page { frame, page, table, changed_at, address });
                 Ok(true)
             }
             Err(error) => {
@@ -62,7 +63,7 @@ impl Store {
         writer.next_number += 1;
         let head = ImageHead {
             page,
-            table: TableId(header.table.load(Ordering::Relaxed)),
+            table: self.table_of(frame),
             number,
             changed_at: header.commit(),
             level: header.level.load(Ordering::Relaxed),
@@ -110,7 +111,8 @@ impl Store {
         let number = self.encode(writer, frame, page, body);
         let address = self.append(writer, number, false)?;
         let changed_at = version.changed_at;
-        writer.pending.push(Pending::Version { page, changed_at, address, into_map });
+        let table = self.table_of(frame);
+        writer.pending.push(Pending::Version { page, table, changed_at, address, into_map });
         Ok(true)
     }
 
@@ -129,12 +131,12 @@ impl Store {
         let mut state = self.state.lock();
         for item in &pending {
             match *item {
-                Pending::Page { page, changed_at, address, .. } => {
-                    self.install(&mut state, page, address, changed_at)?;
+                Pending::Page { page, table, changed_at, address, .. } => {
+                    self.install(&mut state, page, table, address, changed_at)?;
                 }
-                Pending::Version { page, address, into_map, .. } => {
+                Pending::Version { page, table, address, into_map, .. } => {
                     if into_map {
-                        self.install_in_map(&mut state, page, address)?;
+                        self.install_in_map(&mut state, page, table, address)?;
                     }
                 }
             }
@@ -185,23 +187,26 @@ impl Store {
         &self,
         state: &mut State,
         page: PageId,
+        table: TableId,
         address: Address,
         changed_at: CommitNo,
     ) -> Result<()> {
         if state.checkpoint_cut.is_some_and(|cut| changed_at > cut) {
             state.segments.add(address);
-            if let Some(old) = state.overlay.insert(page, address) {
-                state.segments.remove(old);
-            }
+            let old = state.overlay.insert(page, (address, table));
+            let old = old.map_or(Address::NONE, |(old, _)| old);
+            state.segments.remove(old);
+            state.table_bytes.replace(table, old, address);
             return Ok(());
         }
-        self.install_in_map(state, page, address)
+        self.install_in_map(state, page, table, address)
     }
 
     pub(crate) fn install_in_map(
         &self,
         state: &mut State,
         page: PageId,
+        table: TableId,
         address: Address,
     ) -> Result<()> {
         let old = state.map.set(page, address, &mut |node, at| self.load_map_node(node, at))?;
@@ -209,7 +214,13 @@ impl Store {
             state.segments.add(address);
         }
         state.segments.remove(old);
+        state.table_bytes.replace(table, old, address);
         Ok(())
+    }
+
+    /// The table that a frame's page belongs to.
+    fn table_of(&self, frame: FrameId) -> TableId {
+        TableId(self.frames.header(frame).table.load(Ordering::Relaxed))
     }
 
     /// Writes up to `want` dirty pages that were not used lately, then older ones, and returns how many.
@@ -314,6 +325,7 @@ impl Store {
         let old = state.map.written(node, address, &mut |node, at| self.load_map_node(node, at))?;
         state.segments.add(address);
         state.segments.remove(old);
+        state.table_bytes.replace(TableId(0), old, address);
         Ok(())
     }
 
