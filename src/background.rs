@@ -91,7 +91,7 @@ fn log_thread(engine: &Engine) {
     while !engine.closed.load(Ordering::Acquire) {
         wait(&engine.log_wake, interval.min(TICK));
         loop {
-            let more = engine.wal.upkeep().unwrap_or(false);
+            let more = engine.upkeep_log();
             if !more || engine.closed.load(Ordering::Acquire) {
                 break;
             }

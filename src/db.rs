@@ -280,6 +280,9 @@ impl Database {
     /// # Errors
     /// Damage is not an error but listed in the result; errors are what kept the check from running.
     pub fn verify(&self) -> Result<Verified> {
+        if self.engine().closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         verify::verify(self.engine())
     }
 

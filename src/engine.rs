@@ -13,6 +13,7 @@ use esker_base::sync::{
 use esker_base::{CommitNo, Error, Lsn, PageId, Result};
 use esker_index::pages::{Step, Stop, View};
 use esker_wal::Wal;
+use std::time::Duration;
 
 /// After this many stops in a row an operation gives up: a tree cannot change under it that often.
 const STOPS_MAX: u32 = 100_000;
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) wake: Wake,
     pub(crate) log_wake: Wake,
     pub(crate) waiters: Waiters,
+    /// When the log was last synced at an interval, without threads.
+    synced_at: Mutex<Duration>,
 }
 
 /// Wakes a background thread.
@@ -134,6 +137,7 @@ impl Engine {
             wake: Wake::default(),
             log_wake: Wake::default(),
             waiters: Waiters::default(),
+            synced_at: Mutex::new(Duration::ZERO),
         }
     }
 
@@ -320,8 +324,11 @@ impl Engine {
             if self.threads {
                 self.log_wake.wake();
             } else {
-                self.wal.upkeep()?;
+                self.upkeep_log();
             }
+        }
+        if !self.threads && durability < Durability::Sync {
+            self.sync_at_interval();
         }
         if self.is_checkpoint_due() {
             if self.threads {
@@ -333,13 +340,42 @@ impl Engine {
         Ok(())
     }
 
+    /// Where no thread does it: syncs the log if the last time is an interval ago.
+    fn sync_at_interval(&self) {
+        let now = self.store.disk.now();
+        let mut synced_at = self.synced_at.lock();
+        if now.saturating_sub(*synced_at) >= self.options.sync_interval {
+            *synced_at = now;
+            drop(synced_at);
+            // Failure poisons the database: the next write reports it.
+            let _ignored = self.sync_log(self.wal.position()).is_err();
+        }
+    }
+
     /// Log room for a group of `bytes`, before the turn. One that only deletes may use the reserve.
     pub(crate) fn make_log_room(&self, bytes: usize, deletes: bool) -> Result<()> {
         count(&self.counters.log_stalls, 1);
-        if deletes {
-            return self.store.with_reserve(|| self.wal.make_room(bytes));
+        let made = if deletes {
+            self.store.with_reserve(|| self.wal.make_room(bytes))
+        } else {
+            self.wal.make_room(bytes)
+        };
+        self.refuse_after_failed_sync(made)
+    }
+
+    /// Work ahead of the log's tail. True if there was some. What fails here is met again by who needs
+    /// it, but for a sync.
+    pub(crate) fn upkeep_log(&self) -> bool {
+        self.refuse_after_failed_sync(self.wal.upkeep()).unwrap_or(false)
+    }
+
+    /// Whatever was being synced: after a failure nobody knows what the device still takes.
+    fn refuse_after_failed_sync<R>(&self, result: Result<R>) -> Result<R> {
+        if let Err(error @ Error::Io { op: "sync", .. }) = &result {
+            self.poison(error.to_string());
+            self.check_writable()?;
         }
-        self.wal.make_room(bytes)
+        result
     }
 
     /// The table of a name.

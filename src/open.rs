@@ -54,6 +54,15 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
                 format!("the file is missing, and {name} is there"),
             ));
         }
+        // An interrupted creation leaves an empty log, never a used one.
+        if esker_wal::is_used(&*disk)? {
+            return Err(Error::corrupt(
+                "superblock",
+                superblock::SUPER_NAME,
+                0,
+                "the file is missing, and there is a log with something in it",
+            ));
+        }
         if !options.create {
             return Err(Error::NotADatabase {
                 path: disk.label(),

@@ -5,8 +5,8 @@ use crate::engine::Engine;
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
 use crate::table::{HeldCut, Table, check_open, find_whole, prefetch};
-use esker_base::Result;
 use esker_base::sync::Arc;
+use esker_base::{Error, Result};
 use esker_index::pages::View;
 
 /// All tables as of one moment. Owned and `Send`; takes no lock and stops no writer. While it lives,
@@ -25,6 +25,9 @@ impl Snapshot {
         View::Cut(self.cut.commit)
     }
     fn state<'t>(&self, table: &'t Table) -> Result<&'t TableState> {
+        if !Arc::ptr_eq(&table.engine, &self.engine) {
+            return Err(Error::invalid("table of another database", table.name()));
+        }
         check_open(&self.engine, &table.state)?;
         Ok(&table.state)
     }

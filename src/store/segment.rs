@@ -206,10 +206,11 @@ impl Stream {
             drop(state);
             let file = files.create(id)?;
             segments.lock().segments.table.insert(id, Segment::default());
-            unsynced.insert(id);
             self.open = Some(OpenSegment { id, file, capacity, at: 0 });
         }
         let open = self.open.as_ref().expect("opened above");
+        // Each time: a checkpoint syncs and forgets, and the segment may go on after it.
+        unsynced.insert(open.id);
         let at = open.at + self.buffer.len() as u64;
         let hole = PACK_BYTES - at % PACK_BYTES;
         if bytes <= PACK_BYTES && hole < bytes && hole <= HOLE_MAX {

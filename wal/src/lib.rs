@@ -48,7 +48,7 @@ mod stats;
 mod writer;
 
 pub use esker_base::{CommitNo, DatabaseId, Lsn};
-pub use reader::{End, Group, read};
+pub use reader::{End, Group, is_used, read};
 pub use stats::WalStats;
 pub use writer::{Tail, Wal};
 

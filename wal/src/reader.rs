@@ -99,6 +99,32 @@ pub(crate) fn survey(disk: &dyn Disk, database: DatabaseId) -> Result<Vec<Found>
     Ok(found)
 }
 
+/// True if any file of a log, of whatever database, holds more than a fresh file does, or is damaged.
+///
+/// # Errors
+/// What the disk reports.
+pub fn is_used(disk: &dyn Disk) -> Result<bool> {
+    for name in disk.list()? {
+        let Some(parsed) = parse_name(&name) else { continue };
+        if parsed.new {
+            continue;
+        }
+        let file = disk.open(&name, OpenMode::Read)?;
+        // A file under its own name had a header and a zeroed body once.
+        if file.len()? < BODY_AT + GROUP_HEADER_BYTES as u64 {
+            return Ok(true);
+        }
+        let mut head = [0; GROUP_HEADER_BYTES];
+        file.read_at(BODY_AT, &mut head)?;
+        let mut block = vec![0; to_usize(BLOCK_BYTES)];
+        file.read_at(0, &mut block)?;
+        if head != [0; GROUP_HEADER_BYTES] || FileHeader::decode(&block).is_err() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Reads every group from `from`, which is a start, a tail position or an end of a group of this
 /// incarnation, in order. Nothing may be appended or released meanwhile. At the end it scans the
 /// rest of the last file and those made ready behind it.
