@@ -1,0 +1,237 @@
+//! Loads, updates and deletes by one thread.
+
+use super::{Bench, Sample, Span, Worker};
+use crate::generate::{Perm, value_into};
+use crate::state::{SEED, next};
+use crate::store::{Batch, Result, Session};
+use serde_json::json;
+use std::sync::atomic::Ordering::Release;
+use std::time::Instant;
+
+/// Writes per commit of the sorted load.
+const SORTED_GROUP: usize = 1000;
+/// Writes per commit where a fill is completed unmeasured.
+const TOPUP_GROUP: usize = 10_000;
+
+/// One thread's commits of `group` writes each; single calls where that is one.
+struct Writer<'a> {
+    bench: &'a Bench,
+    session: Box<dyn Session + 'a>,
+    batch: Batch,
+    worker: Worker,
+}
+
+impl<'a> Writer<'a> {
+    fn new(bench: &'a Bench, seed: u64, delete: bool) -> Result<Self> {
+        let value_bytes = bench.state.value_bytes;
+        Ok(Self {
+            bench,
+            session: bench.store().session()?,
+            batch: Batch { value_bytes, delete, ..Default::default() },
+            worker: Worker::new(0, seed, value_bytes),
+        })
+    }
+
+    /// Adds one write, and makes it the expected answer.
+    fn stage(&mut self, id: u64, version: u8) {
+        let state = &self.bench.state;
+        self.batch.keys.push(state.key(id));
+        if version > 0 {
+            let at = self.batch.values.len();
+            self.batch.values.resize(at + state.value_bytes, 0);
+            value_into(id, version, &mut self.batch.values[at..]);
+        }
+        state.set_version(id, version);
+    }
+
+    /// Commits what was staged.
+    fn commit(&mut self, single: bool) -> Result<()> {
+        let start = Instant::now();
+        match (single, self.batch.delete) {
+            (true, true) => self.session.delete(&self.batch.keys[0])?,
+            (true, false) => self.session.put(&self.batch.keys[0], &self.batch.values)?,
+            _ => self.session.write_batch(&self.batch)?,
+        }
+        self.worker.lap(start);
+        self.batch.clear();
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// Loads every record, sorted and unmeasured, the fastest way an engine has.
+    pub(super) fn preload(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.fresh(false)?;
+        self.load_sorted()?;
+        self.store().flush()?;
+        self.store().settle()?;
+        eprintln!("{} preload: {:.1}s", self.settings.engine, start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn load_sorted(&self) -> Result<()> {
+        let state = &self.state;
+        let mut ids = 0..state.n;
+        self.store().bulk_load(&mut |value| {
+            let id = ids.next()?;
+            value.resize(state.value_bytes, 0);
+            value_into(id, 1, value);
+            state.set_version(id, 1);
+            Some(state.key(id))
+        })?;
+        state.set_loaded(state.n);
+        Ok(())
+    }
+
+    /// Loads the records from the `from`-th on, in the order of the fill.
+    fn top_up(&self, from: u64) -> Result<()> {
+        let mut writer = Writer::new(self, 0, false)?;
+        let n = self.state.n;
+        let mut i = from;
+        while i < n {
+            let end = (i + TOPUP_GROUP as u64).min(n);
+            (i..end).for_each(|j| writer.stage(self.state.nth(j), 1));
+            writer.commit(false)?;
+            i = end;
+        }
+        self.state.set_loaded(n);
+        Ok(())
+    }
+
+    /// Every key once, sorted, the fastest way an engine has.
+    pub(super) fn fillbulk(&self) -> Result<Sample> {
+        let start = Instant::now();
+        self.load_sorted()?;
+        let n = self.state.n;
+        Ok(Sample {
+            ops: n,
+            seconds: start.elapsed().as_secs_f64(),
+            user_write_bytes: n * (16 + self.state.value_bytes as u64),
+            wrote: true,
+            ..Default::default()
+        })
+    }
+
+    /// Every key once, sorted.
+    pub(super) fn fillseq(&mut self) -> Result<Sample> {
+        self.fill(SORTED_GROUP, 0.0)
+    }
+
+    /// Every key once in random order; then overwrites until `min_s`.
+    pub(super) fn fillrandom(&mut self) -> Result<Sample> {
+        self.fill(self.group, self.settings.min_s)
+    }
+
+    fn fill(&mut self, group: usize, min_s: f64) -> Result<Sample> {
+        let (state, n) = (&self.state, self.state.n);
+        let limit_s = self.settings.fill_limit_s;
+        let mut writer = Writer::new(self, 1, false)?;
+        let mut sample = Sample { wrote: true, ..Default::default() };
+        let start = Instant::now();
+        let mut i = 0;
+        while i < n {
+            let end = (i + group as u64).min(n);
+            (i..end).for_each(|j| writer.stage(state.nth(j), 1));
+            writer.commit(group == 1)?;
+            i = end;
+            if let Some(ack) = self.ack {
+                ack.store(i, Release);
+            }
+            if (writer.worker.last - start).as_secs_f64() > limit_s && i < n {
+                sample.limited = true;
+                break;
+            }
+        }
+        state.set_loaded(i);
+        sample.ops = i;
+        let load_s = (writer.worker.last - start).as_secs_f64();
+        sample.extra.insert("load_s".into(), json!(load_s));
+        sample.extra.insert("load_ops_per_s".into(), json!((i as f64 / load_s).round()));
+        if !sample.limited {
+            let span = Span { threads: 1, ops: 0, min_s, limit_s: min_s };
+            sample.ops += overwrite_until(&mut writer, group, span, start)?;
+        }
+        sample.seconds = (writer.worker.last - start).as_secs_f64();
+        sample.user_write_bytes = sample.ops * (16 + state.value_bytes as u64);
+        sample.latencies = Some(writer.worker.latencies);
+        drop(writer.session);
+        if sample.limited && self.settings.topup {
+            // Unmeasured: so that what follows works on all records.
+            let start = Instant::now();
+            self.top_up(i)?;
+            sample.user_write_bytes += (n - i) * (16 + state.value_bytes as u64);
+            sample.extra.insert("topup_s".into(), json!(start.elapsed().as_secs_f64()));
+        }
+        Ok(sample)
+    }
+
+    /// Random updates of loaded records.
+    pub(super) fn overwrite(&mut self, span: Span) -> Result<Sample> {
+        let mut writer = Writer::new(self, 2, false)?;
+        let start = Instant::now();
+        let done = overwrite_until(&mut writer, self.group, span, start)?;
+        Ok(Sample {
+            ops: done,
+            seconds: (writer.worker.last - start).as_secs_f64(),
+            latencies: Some(writer.worker.latencies),
+            user_write_bytes: done * (16 + self.state.value_bytes as u64),
+            limited: done < span.ops,
+            wrote: true,
+            ..Default::default()
+        })
+    }
+
+    /// Deletes half of the loaded records in random order.
+    pub(super) fn deleterandom(&mut self) -> Result<Sample> {
+        let (state, loaded) = (&self.state, self.state.loaded());
+        let (order, half) = (Perm::new(loaded, SEED ^ 99), loaded / 2);
+        let mut writer = Writer::new(self, 3, true)?;
+        let mut limited = false;
+        let start = Instant::now();
+        let mut i = 0;
+        while i < half {
+            let end = (i + self.group as u64).min(half);
+            (i..end).for_each(|j| writer.stage(state.nth(order.at(j)), 0));
+            writer.commit(self.group == 1)?;
+            i = end;
+            if (writer.worker.last - start).as_secs_f64() > self.settings.fill_limit_s && i < half {
+                limited = true;
+                break;
+            }
+        }
+        Ok(Sample {
+            ops: i,
+            seconds: (writer.worker.last - start).as_secs_f64(),
+            latencies: Some(writer.worker.latencies),
+            user_write_bytes: i * 16,
+            limited,
+            wrote: true,
+            ..Default::default()
+        })
+    }
+}
+
+/// Updates random records for a span of time that began at `start`. Returns how many.
+fn overwrite_until(
+    writer: &mut Writer<'_>,
+    group: usize,
+    span: Span,
+    start: Instant,
+) -> Result<u64> {
+    let state = &writer.bench.state;
+    let loaded = state.loaded();
+    let mut done = 0;
+    loop {
+        let elapsed_s = (writer.worker.last - start).as_secs_f64();
+        if span.done(done, elapsed_s) || elapsed_s >= span.limit_s {
+            return Ok(done);
+        }
+        for _ in 0..group {
+            let id = state.nth(writer.worker.rng.below(loaded));
+            writer.stage(id, next(state.version(id)));
+        }
+        writer.commit(group == 1)?;
+        done += group as u64;
+    }
+}

@@ -1,0 +1,108 @@
+//! Esker itself. The part of the engine's name after the dash is the kind of index.
+
+use crate::store::{Batch, Cfg, Result, Session, Store};
+use esker::{Database, Durability, Index, Options, Table};
+
+struct Esker {
+    db: Database,
+    table: Table,
+    durability: Durability,
+    memory_bytes: usize,
+}
+
+pub fn open(name: &str, c: &Cfg) -> Result<Box<dyn Store>> {
+    let kind = match name {
+        "esker-btree" => Index::BTree,
+        _ => return Err(format!("{name}: no such kind of index").into()),
+    };
+    let durability = if c.durable { Durability::Sync } else { Durability::Os };
+    let db = Options::new().memory_bytes(c.memory_bytes).durability(durability).open(&c.dir)?;
+    let table = db.table("t", kind)?;
+    Ok(Box::new(Esker { db, table, durability, memory_bytes: c.memory_bytes }))
+}
+
+struct EskerSession<'a> {
+    db: &'a Database,
+    table: Table,
+}
+
+impl Session for EskerSession<'_> {
+    fn get(&mut self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        Ok(self.table.get_with(key, |value| f(value))?.is_some())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        Ok(self.table.put(key, value)?)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<()> {
+        Ok(self.table.delete(key)?)
+    }
+
+    fn write_batch(&mut self, batch: &Batch) -> Result<()> {
+        let mut writes = self.db.batch();
+        for (key, value) in batch.iter() {
+            match value {
+                Some(value) => writes.put(&self.table, key, value),
+                None => writes.delete(&self.table, key),
+            }
+        }
+        Ok(writes.commit()?)
+    }
+
+    fn scan(
+        &mut self,
+        start: &[u8],
+        limit: usize,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<usize> {
+        let mut rows = self.table.range(start..)?;
+        let mut count = 0;
+        while let Some((key, value)) = rows.next_row()? {
+            count += 1;
+            if !f(key, value) || count == limit {
+                break;
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Store for Esker {
+    fn session<'a>(&'a self) -> Result<Box<dyn Session + 'a>> {
+        Ok(Box::new(EskerSession { db: &self.db, table: self.table.clone() }))
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(self.db.sync()?)
+    }
+
+    fn settle(&self) -> Result<()> {
+        Ok(self.db.settle()?)
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        // Log files beyond what a crash now would replay are kept for recycling.
+        let stats = self.db.stats();
+        stats.log_file_bytes.saturating_sub(stats.log_replay_bytes)
+    }
+
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        self.db.stats().fields()
+    }
+
+    fn notes(&self) -> String {
+        format!(
+            "Esker {:?}: memory_bytes {} MiB is everything it uses, {:?}, otherwise defaults; single \
+             puts are single commits; flush = sync of the log, settle = background work idle; disk \
+             size without log files that wait to be written again",
+            self.table.kind(),
+            self.memory_bytes >> 20,
+            self.durability
+        )
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(self.db.close()?)
+    }
+}
