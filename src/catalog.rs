@@ -9,7 +9,7 @@
 
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::{Arc, AtomicBool, AtomicU64, Ordering};
-use esker_base::{PageId, TableId};
+use esker_base::{CommitNo, PageId, TableId};
 use esker_index::pages::ChildWord;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +53,8 @@ pub(crate) struct TableState {
     pub(crate) id: TableId,
     pub(crate) name: String,
     pub(crate) kind: Index,
+    /// The commit that made it, or 0 if that was before this start: cuts before it do not know it.
+    pub(crate) created_at: CommitNo,
     /// The root's page id never changes; its hint does.
     pub(crate) root: ChildWord,
     // Atomic.
@@ -64,6 +66,7 @@ pub(crate) struct TableState {
 impl TableState {
     pub(crate) fn new(id: TableId, name: &str, kind: Index, root: PageId, rows: u64) -> Self {
         Self {
+            created_at: CommitNo(0),
             id,
             name: name.to_owned(),
             kind,

@@ -408,7 +408,9 @@ impl Engine {
         commit: CommitNo,
     ) -> Result<Arc<TableState>> {
         let root = self.in_turn(turn, id, commit, |session| esker_index::btree::create(session))?;
-        let table = Arc::new(TableState::new(id, name, kind, root, 0));
+        let mut table = TableState::new(id, name, kind, root, 0);
+        table.created_at = commit;
+        let table = Arc::new(table);
         turn.next_table = turn.next_table.max(TableId(id.0 + 1));
         self.catalog.write().insert(Arc::clone(&table));
         Ok(table)

@@ -47,8 +47,6 @@ struct End {
     last: usize,
     started: bool,
     done: bool,
-    /// The last key given, once both ends are in use.
-    given: Option<Vec<u8>>,
     large: Vec<u8>,
     leaves: usize,
 }
@@ -128,36 +126,23 @@ impl Rows {
         self.back.lend(&self.table, i).inspect_err(|_| self.front.done = true).map(Some)
     }
 
-    /// True if the row that one end is about to give was given by the other: then both are done.
+    /// True if the row that one end is about to give was given by the other, which has started: then
+    /// both are done.
     fn has_met(&mut self, direction: Direction, i: usize) -> bool {
-        let (mine, other) = match direction {
-            Direction::Forward => (&mut self.front, &self.back.given),
-            Direction::Backward => (&mut self.back, &self.front.given),
+        let (front, back) = (&mut self.front, &mut self.back);
+        // An end that is done has given everything; one that is not stands in the leaf of the row that
+        // it gave last.
+        let met = match direction {
+            Direction::Forward => back.done || front.copy.row(i).0 >= back.copy.row(back.at).0,
+            Direction::Backward => {
+                front.done || back.copy.row(i).0 <= front.copy.row(front.at - 1).0
+            }
         };
-        let (key, _) = mine.copy.row(i);
-        let met = other.as_ref().is_some_and(|given| match direction {
-            Direction::Forward => key >= &given[..],
-            Direction::Backward => key <= &given[..],
-        });
         if met {
-            self.front.done = true;
-            self.back.done = true;
-        } else {
-            self.note(direction, i);
+            front.done = true;
+            back.done = true;
         }
         met
-    }
-
-    /// Remembers which row an end gives.
-    fn note(&mut self, direction: Direction, i: usize) {
-        let end = match direction {
-            Direction::Forward => &mut self.front,
-            Direction::Backward => &mut self.back,
-        };
-        let (key, _) = end.copy.row(i);
-        let given = end.given.get_or_insert_default();
-        given.clear();
-        given.extend_from_slice(key);
     }
 
     /// Makes sure that the end's copy has a row to give; false at the end of the scan.

@@ -11,6 +11,8 @@ use esker_index::pages::View;
 
 /// All tables as of one moment. Owned and `Send`; takes no lock and stops no writer. While it lives,
 /// what it sees and has been overwritten since takes space.
+///
+/// A table that is younger than the snapshot, or was dropped since, is unknown to it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     engine: Arc<Engine>,
@@ -29,6 +31,9 @@ impl Snapshot {
             return Err(Error::invalid("table of another database", table.name()));
         }
         check_open(&self.engine, &table.state)?;
+        if table.state.created_at > self.cut.commit {
+            return Err(Error::UnknownTable { name: table.name().to_owned() });
+        }
         Ok(&table.state)
     }
 

@@ -372,7 +372,12 @@ impl Transaction {
         if !Arc::ptr_eq(&table.engine, &self.engine) {
             return Err(Error::invalid("table of another database", table.name()));
         }
-        check_open(&self.engine, &table.state)
+        check_open(&self.engine, &table.state)?;
+        match &self.cut {
+            // Run again, the transaction begins later and knows the table.
+            Some(cut) if table.state.created_at > cut.commit => Err(Error::Conflict),
+            _ => Ok(()),
+        }
     }
 
     /// Commits.

@@ -146,14 +146,20 @@ impl Store {
         let height = self.state.lock().map.height();
         for level in 0..height {
             let dirty = self.state.lock().map.dirty(level);
+            let mut written = Vec::with_capacity(dirty.len());
             for node in dirty {
-                self.write_map_node(writer, node)?;
+                written.push((node, self.stage_map_node(writer, node)?));
                 if writer.fresh.is_full() {
                     self.flush(writer)?;
                 }
             }
+            // Only what is in the file may be referred to: after an error the nodes are still dirty.
+            self.flush(writer)?;
+            for (node, address) in written {
+                self.wrote_map_node(node, address)?;
+            }
         }
-        self.flush(writer)
+        Ok(())
     }
 
     /// Begins: from now on images newer than `cut` stay out of the map. In the turn.

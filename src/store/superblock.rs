@@ -119,13 +119,25 @@ pub(crate) fn create(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
 }
 
 /// Writes the next generation and makes it durable.
+///
+/// # Errors
+/// Once a slot may have been written, `Io`, whatever it was: nobody can tell then which generation a
+/// crash would leave, so what either names must stay, and trying again with other files is
+/// out of the question.
 pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     let file = disk.open(SUPER_NAME, OpenMode::ReadWrite)?;
     let first = (superblock.generation % 2) * 2;
-    for slot in [first, first + 1] {
-        file.write_at(slot * SLOT_BYTES as u64, &superblock.encode())?;
-    }
-    file.sync()
+    let written = [first, first + 1]
+        .iter()
+        .try_for_each(|slot| file.write_at(slot * SLOT_BYTES as u64, &superblock.encode()))
+        .and_then(|()| file.sync());
+    written.map_err(|error| match error {
+        Error::NoSpace { op, file } => {
+            let source = std::io::ErrorKind::StorageFull.into();
+            Error::Io { op, file, offset: 0, source }
+        }
+        error => error,
+    })
 }
 
 /// The newest readable superblock.

@@ -300,8 +300,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes one map node.
-    pub(crate) fn write_map_node(&self, writer: &mut Writer, node: NodeId) -> Result<()> {
+    /// Copies a map node into the stream.
+    pub(crate) fn stage_map_node(&self, writer: &mut Writer, node: NodeId) -> Result<Address> {
         let number = writer.next_number;
         writer.next_number += 1;
         let state = self.state.lock();
@@ -320,7 +320,11 @@ impl Store {
         let compress = self.options.compress;
         writer.codec.encode(head, words, &[], 0..0, compress, &mut writer.image);
         drop(state);
-        let address = self.append(writer, number, false)?;
+        self.append(writer, number, false)
+    }
+
+    /// A map node's image is in the file.
+    pub(crate) fn wrote_map_node(&self, node: NodeId, address: Address) -> Result<()> {
         let mut state = self.state.lock();
         let old = state.map.written(node, address, &mut |node, at| self.load_map_node(node, at))?;
         state.segments.add(address);
