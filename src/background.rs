@@ -4,8 +4,9 @@
 //! [`Options::background`](crate::Options::background), in steps on the callers' threads.
 
 use crate::engine::{Engine, Wake};
-use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_REST};
+use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_FULL, DEAD_PERCENT_REST};
 use crate::store::count;
+use crate::store::segment::SEGMENT_PAGES_MIN;
 use crate::store::superblock::{self, Superblock};
 use esker_base::sync::{Arc, Ordering, thread};
 use esker_base::{CommitNo, Error, Lsn, Result};
@@ -17,6 +18,8 @@ const REPLAY_NS_MAX: u64 = 800_000_000;
 const REPLAY_PAGE_NS: u64 = 15_000;
 /// and a byte of log.
 const REPLAY_LOG_BYTE_NS: u64 = 6;
+/// A checkpoint is due, too, when so much was written since the last one, of what is alive.
+const PINNED_PERCENT_MAX: u64 = 25;
 /// The store thread looks around this often when nobody wakes it.
 const TICK: Duration = Duration::from_millis(200);
 /// Without a commit for this long, the database is at rest.
@@ -125,14 +128,24 @@ impl Drop for PoisonOnPanic<'_> {
 }
 
 impl Engine {
-    /// True if replay would take too long, or a checkpoint was asked for.
+    /// True if replay would take too long, if too much that is dead waits for it, or if it was asked for.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
         let log_bytes =
             self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
         let pages = self.store.dirtied.load(Ordering::Relaxed);
         log_bytes > self.options.log_distance_bytes
             || pages * REPLAY_PAGE_NS + log_bytes * REPLAY_LOG_BYTE_NS > REPLAY_NS_MAX
+            || self.store.written_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max()
             || self.checkpoint_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of images that may be written between two checkpoints: what they replace stays on the disk
+    /// until the second.
+    fn pinned_bytes_max(&self) -> u64 {
+        /// Segments of the smallest size; less is not worth a checkpoint.
+        const LEAST: u64 = 16;
+        let share = self.store.live_bytes.load(Ordering::Relaxed) * PINNED_PERCENT_MAX / 100;
+        share.max(LEAST * SEGMENT_PAGES_MIN * self.store.options.page_bytes as u64)
     }
 
     /// One round of background work under writes.
@@ -156,14 +169,25 @@ impl Engine {
         if self.check_writable().is_err() {
             return false;
         }
-        let result = self.try_rest_step();
+        let result = self.rest_step_with_space();
         let progressed = matches!(result, Ok(true));
         self.note_failure(result);
         progressed
     }
 
+    fn rest_step_with_space(&self) -> Result<bool> {
+        match self.try_rest_step() {
+            Err(Error::NoSpace { .. }) if self.make_space() => self.try_rest_step(),
+            result => result,
+        }
+    }
+
     fn try_rest_step(&self) -> Result<bool> {
         let freed = self.free_given_up()?;
+        if self.store.is_worth_cleaning(DEAD_PERCENT_REST) {
+            // The open segments hold their share of what is dead.
+            self.store.seal_streams()?;
+        }
         let cleaned = self.clean_up_to(DEAD_PERCENT_REST, CLEAN_STEP_BYTES * 4)?;
         let log_behind = self.wal.position().0 > self.checkpoint_lsn.load(Ordering::Relaxed);
         let waiting = {
@@ -274,9 +298,11 @@ impl Engine {
         };
         let write = || self.write_checkpoint(cut, lsn, &engine_part, *superblock);
         let written = match write() {
-            Err(Error::NoSpace { .. }) => {
-                self.wal.give_up_spares().and_then(|()| self.store.with_reserve(write))
-            }
+            Err(Error::NoSpace { .. }) => self
+                .wal
+                .give_up_spares()
+                .and_then(|()| self.store.disk.sync_dir())
+                .and_then(|()| self.store.with_reserve(write)),
             written => written,
         };
         let ended = self.store.end_checkpoint();
@@ -325,12 +351,50 @@ impl Engine {
         self.store.checkpoint_commit(cut, engine_part, next)
     }
 
+    /// On a full disk: gives up what is kept for speed, and cleans to the last bit, with the reserve if
+    /// need be. False if that brought nothing, or was tried since the last commit.
+    pub(crate) fn make_space(&self) -> bool {
+        let now = self.store.published().0 + 1;
+        if self.space_sought_at.swap(now, Ordering::Relaxed) == now {
+            return false;
+        }
+        let free_bytes = || self.store.disk.free_bytes().unwrap_or(0);
+        let before = free_bytes();
+        let result = self.try_make_space();
+        self.note_failure(result);
+        free_bytes() > before
+    }
+
+    fn try_make_space(&self) -> Result<()> {
+        /// Each round removes a segment or is the last.
+        const ROUNDS_MAX: usize = 1000;
+        self.wal.give_up_spares()?;
+        self.store.disk.sync_dir()?;
+        self.checkpoint()?;
+        self.store.disk.sync_dir()?;
+        self.free_given_up()?;
+        self.store.seal_streams()?;
+        for _ in 0..ROUNDS_MAX {
+            let cleaned = self.store.with_reserve(|| self.clean_up_to(DEAD_PERCENT_FULL, 1))?;
+            self.checkpoint()?;
+            self.store.disk.sync_dir()?;
+            if cleaned == 0 {
+                break;
+            }
+        }
+        self.wal.give_up_spares()?;
+        self.store.disk.sync_dir()?;
+        // What is set aside was needed, or there was enough without it.
+        let _ignored = self.store.take_reserve().is_err();
+        Ok(())
+    }
+
     /// Does all background work that is due at rest, and returns when there is none.
     pub(crate) fn settle(&self) -> Result<()> {
         // Bounded: every round frees, cleans or checkpoints something, or is the last.
         for _ in 0..10_000 {
             self.check_writable()?;
-            if !self.try_rest_step()? {
+            if !self.rest_step_with_space()? {
                 break;
             }
         }

@@ -55,7 +55,7 @@ impl Engine {
         self.check_key(key)?;
         let mut large = None;
         if let Some(value) = value {
-            self.store.check_space()?;
+            self.check_space()?;
             self.check_value(value)?;
             if value.len() > self.max_inline_value_bytes() {
                 large = Some(NewValue::new(&self.store, table.id, value)?);
@@ -234,7 +234,7 @@ impl Engine {
             return Ok(None);
         }
         if !set.only_deletes() {
-            self.store.check_space()?;
+            self.check_space()?;
         }
         let mut payload = Vec::with_capacity(usize::try_from(set.bytes()).unwrap_or(0));
         set.encode(&mut payload);

@@ -47,6 +47,8 @@ pub(crate) struct Engine {
     /// Where the log stood at the last checkpoint.
     pub(crate) checkpoint_lsn: AtomicU64,
     pub(crate) checkpoint_wanted: AtomicBool,
+    /// The commit, plus one, at which space was last looked for on a full disk.
+    pub(crate) space_sought_at: AtomicU64,
     pub(crate) next_transaction: AtomicU64,
     pub(crate) counters: EngineCounters,
     pub(crate) wake: Wake,
@@ -132,6 +134,7 @@ impl Engine {
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
+            space_sought_at: AtomicU64::new(0),
             next_transaction: AtomicU64::new(1),
             counters: EngineCounters::default(),
             wake: Wake::default(),
@@ -355,12 +358,30 @@ impl Engine {
     /// Log room for a group of `bytes`, before the turn. One that only deletes may use the reserve.
     pub(crate) fn make_log_room(&self, bytes: usize, deletes: bool) -> Result<()> {
         count(&self.counters.log_stalls, 1);
-        let made = if deletes {
-            self.store.with_reserve(|| self.wal.make_room(bytes))
-        } else {
-            self.wal.make_room(bytes)
-        };
+        let mut made = self.wal.make_room(bytes);
+        if matches!(made, Err(Error::NoSpace { .. })) && self.make_space() {
+            made = self.wal.make_room(bytes);
+        }
+        if deletes && matches!(made, Err(Error::NoSpace { .. })) {
+            made = self.store.with_reserve(|| self.wal.make_room(bytes));
+        }
         self.refuse_after_failed_sync(made)
+    }
+
+    /// Refuses writes that take space while the reserve is given up and cannot be had back.
+    #[inline]
+    pub(crate) fn check_space(&self) -> Result<()> {
+        if self.store.disk_reserve.is_given_up() { self.get_space_back() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn get_space_back(&self) -> Result<()> {
+        // A journal may hold on to the space of removed files until then.
+        self.store.disk.sync_dir()?;
+        match self.store.take_reserve() {
+            Err(Error::NoSpace { .. }) if self.make_space() => self.store.take_reserve(),
+            result => result,
+        }
     }
 
     /// Work ahead of the log's tail. True if there was some. What fails here is met again by who needs

@@ -209,6 +209,9 @@ fn recover_with_log_on(
     for name in &end.stale {
         disk.remove(name)?;
     }
+    if !end.stale.is_empty() {
+        disk.sync_dir()?;
+    }
     let (wal, tail) = Wal::create(
         Arc::clone(log_disk),
         wal_options(options, database, incarnation),

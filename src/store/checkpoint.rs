@@ -168,6 +168,8 @@ impl Store {
         assert!(state.checkpoint_cut.is_none(), "one checkpoint at a time");
         state.checkpoint_cut = Some(cut);
         self.dirtied.store(0, Ordering::Relaxed);
+        self.written_bytes.store(0, Ordering::Relaxed);
+        self.live_bytes.store(state.segments.totals().1, Ordering::Relaxed);
     }
 
     /// Ends, whether it succeeded or not: the overlay joins the map.
@@ -304,7 +306,7 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
             level => trees.push(FreedTree { commit, table, page, level: level - 1 }),
         }
     }
-    let segments = Segments::decode(&mut reader)?;
+    let segments = Segments::decode(&mut reader, options.page_bytes)?;
     let mut table_bytes = TableBytes::default();
     for _ in 0..reader.varint()? {
         let table = TableId(u32::try_from(reader.varint()?).ok()?);

@@ -17,8 +17,10 @@ pub(crate) const DEAD_PERCENT_REST: u64 = 12;
 /// and under writes, when every byte moved competes with them (copying is about u/(1-u) per byte
 /// written at utilisation u).
 pub(crate) const DEAD_PERCENT_BUSY: u64 = 33;
-/// Dead bytes that are never worth cleaning.
-const DEAD_BYTES_MIN: u64 = 256 << 10;
+/// On a full disk, when every byte counts.
+pub(crate) const DEAD_PERCENT_FULL: u64 = 3;
+/// Dead bytes that are not worth cleaning, in shares of the smallest segment.
+const DEAD_SEGMENTS_MIN: u64 = 4;
 /// Read at once from a victim.
 const READ_BYTES: usize = 1 << 20;
 
@@ -28,6 +30,7 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) fn victim<'a>(
     table: impl Iterator<Item = (&'a SegmentId, &'a Segment)>,
     dead_percent_max: u64,
+    dead_bytes_min: u64,
 ) -> Option<SegmentId> {
     let (mut bytes, mut dead) = (0, 0);
     let mut best: Option<(f64, SegmentId)> = None;
@@ -45,7 +48,7 @@ pub(crate) fn victim<'a>(
             best = Some((score, *id));
         }
     }
-    let worth = dead > DEAD_BYTES_MIN && dead * 100 > bytes * dead_percent_max;
+    let worth = dead > dead_bytes_min && dead * 100 > bytes * dead_percent_max;
     best.filter(|_| worth).map(|(_, id)| id)
 }
 
@@ -172,6 +175,23 @@ impl Store {
         }
     }
 
+    /// True if more than this share of all segment bytes is dead, the open ones' included.
+    pub(crate) fn is_worth_cleaning(&self, dead_percent_max: u64) -> bool {
+        let state = self.state.lock();
+        let (bytes, live) = state.segments.totals();
+        let dead = bytes - live.min(bytes);
+        dead > state.segments.capacity_min() / DEAD_SEGMENTS_MIN
+            && dead * 100 > bytes * dead_percent_max
+    }
+
+    /// Ends the open segments, so that the cleaner may take them.
+    pub(crate) fn seal_streams(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        self.flush(&mut writer)?;
+        writer.fresh.seal(&self.state)?;
+        writer.moved.seal(&self.state)
+    }
+
     /// Moves the live images out of one segment, if the policy finds one worth it. Not while a
     /// checkpoint runs. Returns bytes moved, or `None` if there was nothing to do.
     pub(crate) fn clean_one(&self, dead_percent_max: u64) -> Result<Option<u64>> {
@@ -182,7 +202,12 @@ impl Store {
             if state.checkpoint_cut.is_some() {
                 return Ok(None);
             }
-            let Some(id) = victim(state.segments.table.iter(), dead_percent_max) else {
+            let dead_bytes_min = match dead_percent_max {
+                DEAD_PERCENT_FULL => 0,
+                _ => state.segments.capacity_min() / DEAD_SEGMENTS_MIN,
+            };
+            let table = state.segments.table.iter();
+            let Some(id) = victim(table, dead_percent_max, dead_bytes_min) else {
                 return Ok(None);
             };
             (id, state.segments.table[&id])
@@ -308,10 +333,10 @@ mod tests {
     #[test]
     fn the_deadest_segment_is_cleaned_and_full_ones_are_left_alone() {
         let mib = 1 << 20;
-        assert_eq!(victim(table(&[(1, mib, mib), (2, mib, mib)]).iter(), 12), None);
+        assert_eq!(victim(table(&[(1, mib, mib), (2, mib, mib)]).iter(), 12, mib / 4), None);
         let mixed = table(&[(1, mib, mib), (2, mib, mib / 2), (3, mib, mib / 10)]);
-        assert_eq!(victim(mixed.iter(), 12), Some(SegmentId(3)));
+        assert_eq!(victim(mixed.iter(), 12, mib / 4), Some(SegmentId(3)));
         let empty = table(&[(1, mib, 0), (2, mib, mib)]);
-        assert_eq!(victim(empty.iter(), 12), None, "empty segments wait for a checkpoint");
+        assert_eq!(victim(empty.iter(), 12, mib / 4), None, "empty segments wait for a checkpoint");
     }
 }

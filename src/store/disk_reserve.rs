@@ -11,10 +11,8 @@ use esker_io::{Disk, OpenMode};
 
 /// The file.
 pub(crate) const RESERVE_NAME: &str = "reserve";
-/// At least this much, and at most, and this share of what the segments hold.
-const RESERVE_BYTES_MIN: u64 = 1 << 20;
-const RESERVE_BYTES_MAX: u64 = 64 << 20;
-const SEGMENTS_PER_RESERVE: u64 = 64;
+/// So many segments: the cleaner fills one before it can remove one, and a checkpoint needs some.
+const SEGMENTS: u64 = 2;
 
 /// What is set aside.
 #[derive(Debug, Default)]
@@ -32,6 +30,7 @@ pub(crate) fn remove(disk: &dyn Disk) -> Result<bool> {
     let found = disk.list()?.iter().any(|name| name == RESERVE_NAME);
     if found {
         disk.remove(RESERVE_NAME)?;
+        disk.sync_dir()?;
     }
     Ok(found)
 }
@@ -52,22 +51,19 @@ impl DiskReserve {
 }
 
 impl Store {
-    /// Makes the reserve as large as it should be, if there is space for it and as much again.
+    /// Makes the reserve as large as it should be, if there is space for it and some to write.
     ///
     /// # Errors
     /// `NoSpace`; `Io`.
     pub(crate) fn take_reserve(&self) -> Result<()> {
         let reserve = &self.disk_reserve;
-        let (segment_bytes, _) = self.state.lock().segments.totals();
-        let least = RESERVE_BYTES_MIN.min(self.options.page_bytes as u64 * 128);
-        let wanted = (segment_bytes / SEGMENTS_PER_RESERVE).clamp(least, RESERVE_BYTES_MAX);
-        let wanted = wanted.next_multiple_of(least);
+        let wanted = self.state.lock().segments.capacity() * SEGMENTS;
         let _changing = reserve.changing.lock();
         let held = reserve.bytes();
         if held >= wanted {
             return Ok(());
         }
-        if self.disk.free_bytes()? < (wanted - held) * 2 {
+        if self.disk.free_bytes()? < wanted - held + wanted / 4 {
             let file = RESERVE_NAME.to_owned();
             return Err(Error::NoSpace { op: "set space aside", file });
         }
@@ -99,7 +95,9 @@ impl Store {
     pub(crate) fn give_up_reserve(&self) -> bool {
         let reserve = &self.disk_reserve;
         let _changing = reserve.changing.lock();
-        let given = reserve.bytes() > 0 && self.disk.remove(RESERVE_NAME).is_ok();
+        // A journal may hold on to the space of a removed file until the removal is durable.
+        let removed = || self.disk.remove(RESERVE_NAME).and_then(|()| self.disk.sync_dir());
+        let given = reserve.bytes() > 0 && removed().is_ok();
         if given {
             reserve.bytes.store(0, Ordering::Relaxed);
             reserve.note_given_up();
@@ -113,11 +111,5 @@ impl Store {
             Err(Error::NoSpace { .. }) if self.give_up_reserve() => run(),
             result => result,
         }
-    }
-
-    /// Refuses writes that take space while the reserve is given up and cannot be had back.
-    #[inline]
-    pub(crate) fn check_space(&self) -> Result<()> {
-        if self.disk_reserve.is_given_up() { self.take_reserve() } else { Ok(()) }
     }
 }

@@ -282,6 +282,10 @@ pub(crate) struct Store {
     pub(crate) published: AtomicU64,
     /// Pages dirtied since the last checkpoint, about.
     pub(crate) dirtied: AtomicU64,
+    /// Bytes of images written since the last checkpoint began: about what it pins.
+    pub(crate) written_bytes: AtomicU64,
+    /// Bytes of live images at the last checkpoint.
+    pub(crate) live_bytes: AtomicU64,
     pub(crate) evict_hand: AtomicU32,
     pub(crate) disk_reserve: disk_reserve::DiskReserve,
 }
@@ -297,6 +301,7 @@ impl Store {
         next_number: u64,
         published: CommitNo,
     ) -> Result<Self> {
+        let live_bytes = AtomicU64::new(state.segments.totals().1);
         Ok(Self {
             frames: Frames::new(options.frames, options.page_bytes)?,
             files: Files::new(Arc::clone(&disk)),
@@ -316,6 +321,8 @@ impl Store {
             counters: Counters::default(),
             published: AtomicU64::new(published.0),
             dirtied: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            live_bytes,
             evict_hand: AtomicU32::new(0),
             disk_reserve: disk_reserve::DiskReserve::default(),
             disk,
@@ -331,7 +338,11 @@ impl Store {
             map: Map::new(map_fan(options.page_bytes)),
             overlay: BTreeMap::new(),
             checkpoint_cut: None,
-            segments: Segments { next: 1, ..Segments::default() },
+            segments: Segments {
+                next: 1,
+                page_bytes: options.page_bytes as u64,
+                ..Segments::default()
+            },
             table_bytes: TableBytes::default(),
             ids: PageIds::new(),
             freed: VecDeque::new(),

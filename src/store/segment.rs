@@ -10,8 +10,9 @@ use esker_base::{Error, Result, SegmentId};
 use esker_io::{Disk, File, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Smallest and largest capacity of a segment.
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Smallest capacity of a segment, in pages: 1 MiB of the usual ones.
+pub(crate) const SEGMENT_PAGES_MIN: u64 = 128;
+/// Largest capacity of a segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Images smaller than this do not straddle its multiples, if the hole stays within `HOLE_MAX`.
 const PACK_BYTES: u64 = 4096;
@@ -39,6 +40,7 @@ pub(crate) struct Segment {
 pub(crate) struct Segments {
     pub(crate) table: BTreeMap<SegmentId, Segment>,
     pub(crate) next: u32,
+    pub(crate) page_bytes: u64,
     /// Freezes of the map begun so far.
     pub(crate) freezes: u64,
 }
@@ -86,6 +88,15 @@ impl Segments {
             .map(|(id, _)| *id)
             .collect()
     }
+    /// Capacity of a segment that is made now: an eighth of what there is.
+    pub(crate) fn capacity(&self) -> u64 {
+        let capacity = (self.totals().0 / 8).next_power_of_two();
+        capacity.clamp(self.capacity_min(), SEGMENT_BYTES_MAX)
+    }
+    /// The smallest capacity.
+    pub(crate) fn capacity_min(&self) -> u64 {
+        SEGMENT_PAGES_MIN * self.page_bytes
+    }
     /// (appended, live) bytes of all segments.
     pub(crate) fn totals(&self) -> (u64, u64) {
         self.table.values().fold((0, 0), |(b, l), s| (b + s.bytes, l + s.live))
@@ -107,7 +118,7 @@ impl Segments {
         }
     }
     /// Reads what [`Self::encode`] wrote. All segments are sealed: nothing appends to them again.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+    pub(crate) fn decode(reader: &mut Reader<'_>, page_bytes: usize) -> Option<Self> {
         let next = u32::try_from(reader.varint()?).ok()?;
         let count = reader.varint()?;
         let mut table = BTreeMap::new();
@@ -120,7 +131,7 @@ impl Segments {
             }
             table.insert(id, Segment { bytes, live, sealed: true, emptied });
         }
-        Some(Self { table, next, freezes: 1 })
+        Some(Self { table, next, page_bytes: page_bytes as u64, freezes: 1 })
     }
 }
 
@@ -197,11 +208,7 @@ impl Stream {
             self.seal(segments)?;
             let mut state = segments.lock();
             let id = SegmentId(state.segments.next);
-            let (total, _) = state.segments.totals();
-            let capacity = (total / 8)
-                .next_power_of_two()
-                .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
-                .max(2 * (bytes + HOLE_MAX));
+            let capacity = state.segments.capacity().max(2 * (bytes + HOLE_MAX));
             state.segments.next += 1;
             drop(state);
             let file = files.create(id)?;
@@ -306,7 +313,7 @@ mod tests {
         let mut out = Vec::new();
         segments.encode([inside].into_iter(), &mut out);
         let mut reader = Reader::new(&out);
-        let read = Segments::decode(&mut reader).unwrap();
+        let read = Segments::decode(&mut reader, 1024).unwrap();
         assert!(reader.is_empty());
         assert_eq!(read.table[&SegmentId(3)].live, 500, "the overlay dies with the process");
         assert_eq!((read.next, read.table[&SegmentId(8)].bytes), (9, 50));

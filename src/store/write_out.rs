@@ -86,6 +86,7 @@ impl Store {
         let stream = if moved { &mut writer.moved } else { &mut writer.fresh };
         let result =
             stream.append(&writer.image, number, &self.files, &self.state, &mut writer.unsynced);
+        count(&self.written_bytes, writer.image.len() as u64);
         count(&self.counters.pages_written, 1);
         count(&self.counters.image_bytes_written, writer.image.len() as u64);
         result
