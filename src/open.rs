@@ -8,7 +8,7 @@
 
 use crate::catalog::{Catalog, Index, TableState};
 use crate::commit::Job;
-use crate::conflict::Ring;
+use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
 use crate::engine::Engine;
 use crate::logic::BTreeLogic;
@@ -428,6 +428,8 @@ impl Engine {
     ) -> Result<()> {
         table.dropped.store(true, esker_base::sync::Ordering::Relaxed);
         self.catalog.write().remove(table.id);
+        // Whoever has read the table has read something else than what now holds.
+        turn.ring.wrote_range(commit, RangeMark::new(table.id, b"", None));
         self.in_turn(turn, table.id, commit, |session| {
             use esker_index::pages::TurnPages;
             session.free_tree(table.root.load(), ROOT_LEVEL);
