@@ -158,6 +158,9 @@ fn new_turn(tail: esker_wal::Tail, last: CommitNo, next_table: TableId) -> Turn 
 fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     let no_space = |result: &Result<Engine>| matches!(result, Err(Error::NoSpace { .. }));
     let mut result = recover_with_log_on(disk, options, disk);
+    if no_space(&result) && remove_stale_log_files(&**disk)? {
+        result = recover_with_log_on(disk, options, disk);
+    }
     if no_space(&result) && disk_reserve::remove(&**disk)? {
         result = recover_with_log_on(disk, options, disk);
         if let Ok(engine) = &result {
@@ -172,6 +175,25 @@ fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
         });
     }
     result
+}
+
+/// Removes log files that recovery will not read. What the superblock says may be in the page cache only
+/// (the process died before its sync), and then a loss of power would bring the one before
+/// back, which names other files; so it is written again first, as a generation of its own.
+fn remove_stale_log_files(disk: &dyn Disk) -> Result<bool> {
+    let mut superblock = superblock::read(disk)?;
+    let Superblock { database, incarnation, log_start, .. } = superblock;
+    let end = esker_wal::read(disk, database, incarnation, log_start, &mut |_| Ok(()))?;
+    if end.stale.is_empty() {
+        return Ok(false);
+    }
+    superblock.generation += 1;
+    superblock::write(disk, &superblock)?;
+    for name in &end.stale {
+        disk.remove(name)?;
+    }
+    disk.sync_dir()?;
+    Ok(true)
 }
 
 fn recover_with_log_on(
@@ -206,12 +228,6 @@ fn recover_with_log_on(
     )?;
     let incarnation = end.highest_incarnation.max(superblock.incarnation) + 1;
     let start = Lsn(end.end.0.next_multiple_of(BLOCK_BYTES));
-    for name in &end.stale {
-        disk.remove(name)?;
-    }
-    if !end.stale.is_empty() {
-        disk.sync_dir()?;
-    }
     let (wal, tail) = Wal::create(
         Arc::clone(log_disk),
         wal_options(options, database, incarnation),
@@ -249,7 +265,7 @@ fn recover_with_log_on(
     superblock::write(&**disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
     engine.checkpoint_lsn.store(start.0, esker_base::sync::Ordering::Relaxed);
-    for name in end.files.iter().filter(|name| !end.stale.contains(name)) {
+    for name in &end.files {
         disk.remove(name)?;
     }
     let kept = superblock::checkpoint_name(renewed.checkpoint);

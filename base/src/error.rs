@@ -121,7 +121,9 @@ impl Error {
         const EMFILE: i32 = 24;
         const ENFILE: i32 = 23;
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            // A sync that failed is a failed sync, whatever the reason: what it should have made durable may be
+            // gone, and with space it would "succeed".
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if op != "sync" => {
                 Self::NoSpace { op, file: file.to_owned() }
             }
             _ if matches!(source.raw_os_error(), Some(EMFILE | ENFILE)) => {
