@@ -48,7 +48,9 @@ struct End {
     started: bool,
     done: bool,
     large: Vec<u8>,
-    leaves: usize,
+    /// Leaves asked for at once the last time, and how many of them are still to come.
+    window: usize,
+    asked_for: usize,
 }
 
 impl End {
@@ -79,8 +81,9 @@ pub struct Rows {
     upcoming: Vec<PageId>,
 }
 
-/// Leaves asked for ahead of a scan that goes on.
-const READ_AHEAD: usize = 32;
+/// Leaves asked for at once by a scan that goes on: two at its second leaf, then twice as many each time,
+/// up to this.
+const READ_AHEAD_MAX: usize = 32;
 
 impl Rows {
     pub(crate) fn new(table: Table, cut: HeldCut, span: Span) -> Self {
@@ -211,20 +214,14 @@ impl Rows {
             end.done = true;
             return Ok(());
         }
-        end.leaves += 1;
-        if end.leaves.is_multiple_of(READ_AHEAD) || end.leaves == 2 {
+        if end.started && end.asked_for == 0 {
+            end.window = (end.window * 2).clamp(2, READ_AHEAD_MAX);
+            end.asked_for = end.window;
+            let window = end.window;
             let upcoming = &mut self.upcoming;
             engine.read(view, |session| {
                 upcoming.clear();
-                btree::upcoming(
-                    session,
-                    root,
-                    view,
-                    bound.as_deref(),
-                    READ_AHEAD,
-                    direction,
-                    upcoming,
-                )
+                btree::upcoming(session, root, view, bound.as_deref(), window, direction, upcoming)
             })?;
             upcoming.retain(|page| engine.store.resident.get(*page).is_none());
             if upcoming.len() > 1 {
@@ -232,6 +229,7 @@ impl Rows {
                 let _ignored = engine.store.load_many(upcoming, view).is_err();
             }
         }
+        end.asked_for = end.asked_for.saturating_sub(1);
         let copy = &mut end.copy;
         let found = engine.read(view, |session| {
             btree::seek_leaf(session, root, view, bound.as_deref(), direction, copy)
