@@ -2,7 +2,7 @@
 
 use crate::background::Threads;
 use crate::batch::Batch;
-use crate::catalog::Index;
+use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::record::Record;
@@ -21,14 +21,15 @@ const TABLE_NAME_BYTES_MAX: usize = 255;
 /// A transaction that conflicted this often runs alone.
 const TRIES_BEFORE_SOLO: u32 = 2;
 
-/// An open database. Cheap to clone; the last handle dropped closes it.
+/// An open database. Cheap to clone; it is closed when the last handle to it or to one of its tables is
+/// dropped.
 #[derive(Clone)]
 pub struct Database {
     shared: Arc<Shared>,
 }
 
-/// Stops the threads when the last handle goes.
-struct Shared {
+/// Stops the threads when the last handle goes: of the database, or of a table.
+pub(crate) struct Shared {
     engine: Arc<Engine>,
     threads: Mutex<Threads>,
 }
@@ -68,6 +69,11 @@ impl Database {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         let threads = Mutex::new(Threads::start(&engine));
         Self { shared: Arc::new(Shared { engine, threads }) }
+    }
+
+    fn handle(&self, state: Arc<TableState>) -> Table {
+        let engine = Arc::clone(self.engine());
+        Table { engine, state, _open: Arc::clone(&self.shared) }
     }
 
     fn engine(&self) -> &Arc<Engine> {
@@ -111,7 +117,7 @@ impl Database {
         }
         let state =
             engine.find_table(name).ok_or_else(|| Error::UnknownTable { name: name.to_owned() })?;
-        Ok(Table { engine: Arc::clone(engine), state })
+        Ok(self.handle(state))
     }
 
     /// A new table.
@@ -137,7 +143,7 @@ impl Database {
             let made = engine.make_table(turn, id, name, kind, commit);
             Ok((lsn, made))
         })?;
-        Ok(Table { engine: Arc::clone(engine), state })
+        Ok(self.handle(state))
     }
 
     /// Removes a table and all its rows. Its pages are freed in the background.
@@ -188,9 +194,7 @@ impl Database {
     pub fn tables(&self) -> Vec<Table> {
         let catalog = self.engine().catalog.read();
         let tables = catalog.by_name.values();
-        tables
-            .map(|state| Table { engine: Arc::clone(self.engine()), state: Arc::clone(state) })
-            .collect()
+        tables.map(|state| self.handle(Arc::clone(state))).collect()
     }
 
     /// Begins a serialisable transaction.

@@ -2,6 +2,7 @@
 
 use crate::catalog::{Index, TableState};
 use crate::commit::Expect;
+use crate::db::Shared;
 use crate::engine::Engine;
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
@@ -24,6 +25,8 @@ use std::fmt;
 pub struct Table {
     pub(crate) engine: Arc<Engine>,
     pub(crate) state: Arc<TableState>,
+    /// Keeps the database open.
+    pub(crate) _open: Arc<Shared>,
 }
 
 impl fmt::Debug for Table {
