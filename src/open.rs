@@ -343,68 +343,76 @@ fn bad_record(detail: &str) -> Error {
     Error::corrupt("log record", "wal", 0, detail)
 }
 
-/// Applies some groups, after reading the leaves they touch in batches.
+/// Applies some groups. Nobody looks yet, so the writes of all of them are one sorted set, in which the
+/// last write to a key stays; only changes of the catalogue come between.
 fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Result<()> {
-    let mut all = WriteSet::default();
-    for (_, payload) in pending.iter() {
-        let mut reader = Reader::new(payload);
+    let mut set = WriteSet::default();
+    let mut last = None;
+    // Values outside leaves hold their frames until the set is applied: not too many at once.
+    let inline_bytes_max = engine.max_inline_value_bytes();
+    let frames = &engine.store.frames;
+    let large_bytes_max = frames.count() as usize / 8 * frames.content_bytes();
+    let mut large_bytes = 0;
+    for (commit, payload) in pending.drain(..) {
+        if large_bytes > large_bytes_max {
+            replay_set(engine, std::mem::take(&mut set), last)?;
+            large_bytes = 0;
+        }
+        let mut reader = Reader::new(&payload);
         while !reader.is_empty() {
             let record = Record::decode(&mut reader)
                 .ok_or_else(|| bad_record("it has a good checksum and does not decode"))?;
-            if let Record::Put { table, key, .. } | Record::Delete { table, key } = record
-                && let Some(table) = engine.catalog.read().by_id.get(&table)
-            {
-                all.delete(table, key);
+            let table_of = |id: TableId| {
+                let table = engine.catalog.read().by_id.get(&id).cloned();
+                table.ok_or_else(|| bad_record("it names a table that does not exist"))
+            };
+            match record {
+                Record::Put { table, key, value } => {
+                    if value.len() > inline_bytes_max {
+                        large_bytes += value.len();
+                    }
+                    set.put(&table_of(table)?, key, value);
+                }
+                Record::Delete { table, key } => set.delete(&table_of(table)?, key),
+                Record::DeleteRange { table, low, high } => {
+                    let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
+                    set.delete_range(&table_of(table)?, span);
+                }
+                Record::ClearTable { table } => {
+                    set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
+                }
+                Record::CreateTable { table, kind, name } => {
+                    replay_set(engine, std::mem::take(&mut set), last)?;
+                    let kind =
+                        Index::of_code(kind).ok_or_else(|| bad_record("unknown index kind"))?;
+                    let name = std::str::from_utf8(name)
+                        .map_err(|error| bad_record(&format!("table name: {error}")))?;
+                    let mut turn = engine.turn.lock();
+                    engine.make_table(&mut turn, table, name, kind, commit)?;
+                    // Or the next reads would wait for it.
+                    engine.publish(&mut turn, commit);
+                }
+                Record::DropTable { table } => {
+                    let table = table_of(table)?;
+                    replay_set(engine, std::mem::take(&mut set), last)?;
+                    let mut turn = engine.turn.lock();
+                    engine.unmake_table(&mut turn, &table, commit)?;
+                    engine.publish(&mut turn, commit);
+                }
             }
         }
+        last = Some(commit);
     }
-    all.finish();
-    engine.warm_all(&all)?;
-    for (commit, payload) in pending.drain(..) {
-        replay_group(engine, commit, &payload)?;
-    }
-    Ok(())
+    replay_set(engine, set, last)
 }
 
-fn replay_group(engine: &Engine, commit: CommitNo, payload: &[u8]) -> Result<()> {
-    let mut reader = Reader::new(payload);
-    let mut set = WriteSet::default();
-    let mut turn = engine.turn.lock();
-    while !reader.is_empty() {
-        let record = Record::decode(&mut reader).ok_or_else(|| bad_record("it does not decode"))?;
-        let table_of = |id: TableId| {
-            engine
-                .catalog
-                .read()
-                .by_id
-                .get(&id)
-                .cloned()
-                .ok_or_else(|| bad_record("it names a table that does not exist"))
-        };
-        match record {
-            Record::Put { table, key, value } => set.put(&table_of(table)?, key, value),
-            Record::Delete { table, key } => set.delete(&table_of(table)?, key),
-            Record::DeleteRange { table, low, high } => {
-                let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
-                set.delete_range(&table_of(table)?, span);
-            }
-            Record::CreateTable { table, kind, name } => {
-                let kind = Index::of_code(kind).ok_or_else(|| bad_record("unknown index kind"))?;
-                let name = std::str::from_utf8(name)
-                    .map_err(|error| bad_record(&format!("table name: {error}")))?;
-                engine.make_table(&mut turn, table, name, kind, commit)?;
-            }
-            Record::DropTable { table } => {
-                let table = table_of(table)?;
-                engine.unmake_table(&mut turn, &table, commit)?;
-            }
-            Record::ClearTable { table } => {
-                set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
-            }
-        }
-    }
+/// Applies writes whose last commit is `commit`, after reading the leaves they touch in batches.
+fn replay_set(engine: &Engine, mut set: WriteSet, commit: Option<CommitNo>) -> Result<()> {
+    let Some(commit) = commit else { return Ok(()) };
     set.finish();
+    engine.warm_all(&set)?;
     let mut large = engine.make_large(&set)?;
+    let mut turn = engine.turn.lock();
     {
         let job = Job { set: &set, large: &mut large, payload: &[], reads: None, transaction: 0 };
         engine.apply_chunked(&mut turn, &job, commit)?;

@@ -56,15 +56,19 @@ struct End {
 impl End {
     /// Lends row `i` of the copy.
     fn lend(&mut self, table: &Table, i: usize) -> Result<(&[u8], &[u8])> {
-        if let Value::Overflow(handle) = self.copy.value(i) {
-            self.large =
-                large(&table.engine, Handle::decode(&handle)).inspect_err(|_| self.done = true)?;
+        if let Some(frame) = self.copy.next_hint() {
+            // While this leaf's rows are looked at, the next one's lines come in.
+            table.engine.store.frames.prefetch_part(frame, i - self.first, self.last - self.first);
         }
         let (key, value) = self.copy.row(i);
-        Ok(match value {
-            Value::Inline(value) => (key, value),
-            Value::Overflow(_) => (key, &self.large),
-        })
+        match value {
+            Value::Inline(value) => Ok((key, value)),
+            Value::Overflow(handle) => {
+                self.large = large(&table.engine, Handle::decode(&handle))
+                    .inspect_err(|_| self.done = true)?;
+                Ok((key, &self.large))
+            }
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn stat(args: &Stat, json: bool) -> Result<Ending, Failure> {
         let tables = stats
             .tables
             .iter()
-            .map(|table| json!({ "name": table.name, "index": table.kind, "rows": table.rows }));
+            .map(|table| json!({ "name": table.name, "index": table.kind, "rows": table.rows, "bytes": table.bytes }));
         figures.insert("tables".to_owned(), tables.collect());
         output::json(&Value::Object(figures))?;
     } else {
@@ -95,6 +95,8 @@ pub(crate) fn stat(args: &Stat, json: bool) -> Result<Ending, Failure> {
         for table in &stats.tables {
             let name = format!("rows of {}", table.name.escape_debug());
             shown.add_row([name, HumanCount(table.rows).to_string()]);
+            let name = format!("bytes of {}", table.name.escape_debug());
+            shown.add_row([name, HumanBytes(table.bytes).to_string()]);
         }
         print(&shown)?;
     }

@@ -4,6 +4,8 @@
 //! in, exit code, standard output and standard error come out.
 
 #![allow(clippy::disallowed_methods, reason = "tests make, damage and read files")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+#![allow(clippy::format_collect, clippy::format_push_string, reason = "input is made for reading")]
 
 mod formats;
 mod import;

@@ -12,7 +12,7 @@ fn rows() -> String {
     let row = |i: u32| {
         // Each id twice, in an order that jumps about.
         let id = i * 7919 % (ROWS / 2);
-        format!("{{\"id\":\"{id}\",\"at\":{i},\"text\":\"{:0>40}\"}}\n", i)
+        format!("{{\"id\":\"{id}\",\"at\":{i},\"text\":\"{i:0>40}\"}}\n")
     };
     (0..ROWS).map(row).collect()
 }

@@ -221,6 +221,28 @@ impl Frames {
         let _no_hint = frame;
     }
 
+    /// Asks for the lines of a frame, a share with each of `parts` calls. What the frame holds by now
+    /// does not matter.
+    #[inline]
+    pub(crate) fn prefetch_part(&self, frame: FrameId, part: usize, parts: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            if frame >= self.count {
+                return;
+            }
+            let per_part = (self.frame_bytes / 64).div_ceil(parts.max(1)).min(8);
+            let at = self.at(frame);
+            for line in part * per_part..(part + 1) * per_part {
+                let offset = (line * 64).min(self.frame_bytes - 64);
+                // SAFETY: a prefetch reads nothing; the address is inside the frame.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(offset).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _no_hint = (frame, part, parts);
+    }
+
     fn content(&self, frame: FrameId) -> *mut u8 {
         // SAFETY: `frame_bytes > HEADER_BYTES`.
         unsafe { self.at(frame).add(HEADER_BYTES) }

@@ -97,6 +97,12 @@ impl<'a> Leaf<'a> {
     fn slot(&self, i: usize) -> usize {
         u16_at(self.body, HEADER_BYTES + self.count * HEAD_BYTES + i * 2)
     }
+    /// As [`Self::row`], and all bytes of the page from the key on.
+    #[inline]
+    pub(crate) fn row_and_rest(&self, i: usize) -> (&'a [u8], &'a [u8], Value<'a>) {
+        let (key, value) = self.row(i);
+        (key, &self.body[self.slot(i) + RECORD_HEADER_BYTES..], value)
+    }
     /// The key after the prefix, and the value.
     #[inline]
     pub(crate) fn row(&self, i: usize) -> (&'a [u8], Value<'a>) {

@@ -53,6 +53,18 @@ pub(crate) fn visit<'a, P: Pages, T>(
     route: Route<'_>,
     f: impl FnOnce(&P::Read<'a>) -> T,
 ) -> Step<T> {
+    visit_below(pages, word, view, route, None, None, |page, _| f(page))
+}
+
+/// As [`visit`]; `f` also gets the branch above the leaf, if it is not the root.
+#[inline]
+pub(crate) fn visit_with_parent<'a, P: Pages, T>(
+    pages: &'a P,
+    word: &ChildWord,
+    view: View,
+    route: Route<'_>,
+    f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
+) -> Step<T> {
     visit_below(pages, word, view, route, None, None, f)
 }
 
@@ -63,7 +75,7 @@ fn visit_below<'a, P: Pages, T>(
     route: Route<'_>,
     level: Option<u8>,
     above: Option<&Above<'_, P::Read<'a>>>,
-    f: impl FnOnce(&P::Read<'a>) -> T,
+    f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
 ) -> Step<T> {
     let moved = || view == View::Current && !all_current(pages, above);
     let page = match pages.read(word, view) {
@@ -77,7 +89,11 @@ fn visit_below<'a, P: Pages, T>(
         return Err(if moved() { Stop::Moved } else { wrong_level(&page, wanted) });
     }
     if page.level() == 0 {
-        return if moved() { Err(Stop::Moved) } else { Ok(f(&page)) };
+        return if moved() {
+            Err(Stop::Moved)
+        } else {
+            Ok(f(&page, above.map(|above| above.page)))
+        };
     }
     let below = level_below(&page)?;
     let slot = Pivots::new(page.body()).child(route);

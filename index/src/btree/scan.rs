@@ -1,9 +1,9 @@
 //! Scans: one leaf after the other is copied out, and rows are lent out of the copy.
 
-use super::Value;
-use super::branch::Route;
+use super::branch::{Pivots, Route};
 use super::leaf::Leaf;
-use super::read::{Path, visit};
+use super::read::{Path, visit_with_parent};
+use super::{Value, max_key_bytes};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
 
@@ -20,8 +20,10 @@ pub enum Direction {
 #[derive(Debug, Default)]
 pub struct LeafCopy {
     body: Vec<u8>,
+    /// The prefix, and room for the rest of the longest key.
     key: Vec<u8>,
     prefix_bytes: usize,
+    next_hint: Option<u32>,
 }
 
 impl LeafCopy {
@@ -32,9 +34,16 @@ impl LeafCopy {
         self.body.clear();
         self.body.extend_from_slice(body);
         let prefix = Leaf::new(body).prefix();
-        self.key.clear();
-        self.key.extend_from_slice(prefix);
         self.prefix_bytes = prefix.len();
+        let room = max_key_bytes(body.len()) + SHORT_BYTES;
+        if self.key.len() < room {
+            self.key.resize(room, 0);
+        }
+        self.key[..prefix.len()].copy_from_slice(prefix);
+    }
+    /// The hint where the scan's next leaf is in memory, if its parent has one.
+    pub fn next_hint(&self) -> Option<u32> {
+        self.next_hint
     }
     /// Rows in the copy.
     ///
@@ -66,12 +75,19 @@ impl LeafCopy {
     /// Key and value of row `i`. The key is put together in a buffer of the copy.
     #[inline]
     pub fn row(&mut self, i: usize) -> (&[u8], Value<'_>) {
-        let (suffix, value) = Leaf::new(&self.body).row(i);
-        self.key.truncate(self.prefix_bytes);
-        self.key.extend_from_slice(suffix);
-        (&self.key, value)
+        let (suffix, rest, value) = Leaf::new(&self.body).row_and_rest(i);
+        let target = &mut self.key[self.prefix_bytes..];
+        // A copy of fixed length, even if not all of it is key, costs a third of one that is exact.
+        match (rest.first_chunk::<SHORT_BYTES>(), target.first_chunk_mut::<SHORT_BYTES>()) {
+            (Some(from), Some(to)) if suffix.len() <= SHORT_BYTES => *to = *from,
+            _ => target[..suffix.len()].copy_from_slice(suffix),
+        }
+        (&self.key[..self.prefix_bytes + suffix.len()], value)
     }
 }
+
+/// Key ends up to this long are copied at once.
+const SHORT_BYTES: usize = 16;
 
 fn route(bound: Option<&[u8]>, direction: Direction) -> Route<'_> {
     match (direction, bound) {
@@ -95,8 +111,18 @@ pub fn seek_leaf<P: Pages>(
     direction: Direction,
     copy: &mut LeafCopy,
 ) -> Step<bool> {
-    visit(pages, root, view, route(bound, direction), |leaf| {
+    let route = route(bound, direction);
+    visit_with_parent(pages, root, view, route, |leaf, parent| {
         copy.fill(leaf.body());
+        copy.next_hint = parent.and_then(|parent| {
+            let slot = Pivots::new(parent.body()).child(route);
+            let next = match direction {
+                Direction::Forward => slot + 1,
+                Direction::Backward => slot.checked_sub(1)?,
+            };
+            let hint = ChildWord::hint_of(parent.words().get(next)?.load());
+            (hint != ChildWord::NO_HINT).then_some(hint)
+        });
         true
     })
 }
