@@ -13,11 +13,11 @@ use esker_base::{CommitNo, Error, Lsn, Result};
 use std::time::Duration;
 
 /// A checkpoint is due when replay is estimated to take this long,
-const REPLAY_NS_MAX: u64 = 800_000_000;
+const REPLAY_NS_MAX: u64 = 1_000_000_000;
 /// from what a dirty page costs (read, unpack, at the depth of a batch)
-const REPLAY_PAGE_NS: u64 = 15_000;
+const REPLAY_PAGE_NS: u64 = 12_000;
 /// and a byte of log.
-const REPLAY_LOG_BYTE_NS: u64 = 6;
+const REPLAY_LOG_BYTE_NS: u64 = 5;
 /// A checkpoint is due, too, when so much was written since the last one, of what is alive.
 const PINNED_PERCENT_MAX: u64 = 25;
 /// The store thread looks around this often when nobody wakes it.

@@ -257,6 +257,13 @@ impl Engine {
     /// Fills the pages of all large values, by index of the point write.
     pub(crate) fn make_large<'s>(&'s self, set: &WriteSet) -> Result<Vec<(usize, NewValue<'s>)>> {
         let limit = self.max_inline_value_bytes();
+        let values = set.points().filter_map(|point| point.value);
+        let pages: usize = values.map(|value| self.large_pages(value)).sum();
+        let pages_max = self.large_pages_max();
+        if pages > pages_max {
+            let bytes = |pages: usize| (pages * self.store.frames.content_bytes()) as u64;
+            return Err(Error::TooLarge { bytes: bytes(pages), limit_bytes: bytes(pages_max) });
+        }
         let mut large = Vec::new();
         for (i, point) in set.points().enumerate() {
             if let Some(value) = point.value
@@ -579,6 +586,22 @@ impl Engine {
     /// Longest value that stays in its leaf.
     pub(crate) fn max_inline_value_bytes(&self) -> usize {
         btree::max_inline_value_bytes(self.store.frames.content_bytes())
+    }
+
+    /// Pages that a value takes outside its leaf.
+    pub(crate) fn large_pages(&self, value: &[u8]) -> usize {
+        match value.len() {
+            bytes if bytes > self.max_inline_value_bytes() => {
+                bytes.div_ceil(self.store.frames.content_bytes())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Such pages of one commit hold their frames until its turn: half of all is what the rest can
+    /// spare.
+    pub(crate) fn large_pages_max(&self) -> usize {
+        self.store.frames.count() as usize / 2
     }
 
     pub(crate) fn check_key(&self, key: &[u8]) -> Result<()> {

@@ -349,14 +349,11 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
     let mut set = WriteSet::default();
     let mut last = None;
     // Values outside leaves hold their frames until the set is applied: not too many at once.
-    let inline_bytes_max = engine.max_inline_value_bytes();
-    let frames = &engine.store.frames;
-    let large_bytes_max = frames.count() as usize / 8 * frames.content_bytes();
-    let mut large_bytes = 0;
+    let mut large_pages = 0;
     for (commit, payload) in pending.drain(..) {
-        if large_bytes > large_bytes_max {
+        if large_pages > engine.large_pages_max() / 4 {
             replay_set(engine, std::mem::take(&mut set), last)?;
-            large_bytes = 0;
+            large_pages = 0;
         }
         let mut reader = Reader::new(&payload);
         while !reader.is_empty() {
@@ -368,9 +365,7 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
             };
             match record {
                 Record::Put { table, key, value } => {
-                    if value.len() > inline_bytes_max {
-                        large_bytes += value.len();
-                    }
+                    large_pages += engine.large_pages(value);
                     set.put(&table_of(table)?, key, value);
                 }
                 Record::Delete { table, key } => set.delete(&table_of(table)?, key),

@@ -4,6 +4,7 @@
 //! lends rows out of the copy: nothing is locked between rows.
 
 use crate::range::Span;
+use crate::store::frame::{Ahead, FrameId};
 use crate::table::{HeldCut, Table, large};
 use crate::value::Handle;
 use esker_base::sync::Arc;
@@ -48,6 +49,8 @@ struct End {
     started: bool,
     done: bool,
     large: Vec<u8>,
+    /// The lines of the next leaf.
+    ahead: Ahead,
     /// Leaves asked for at once the last time, and how many of them are still to come.
     window: usize,
     asked_for: usize,
@@ -56,10 +59,8 @@ struct End {
 impl End {
     /// Lends row `i` of the copy.
     fn lend(&mut self, table: &Table, i: usize) -> Result<(&[u8], &[u8])> {
-        if let Some(frame) = self.copy.next_hint() {
-            // While this leaf's rows are looked at, the next one's lines come in.
-            table.engine.store.frames.prefetch_part(frame, i - self.first, self.last - self.first);
-        }
+        // While this leaf's rows are looked at, the next one's lines come in.
+        table.engine.store.frames.prefetch_some(&mut self.ahead);
         let (key, value) = self.copy.row(i);
         match value {
             Value::Inline(value) => Ok((key, value)),
@@ -243,6 +244,9 @@ impl Rows {
             end.done = true;
             return Ok(());
         }
+        let frames = &engine.store.frames;
+        let hint = copy.next_hint().unwrap_or(FrameId::MAX);
+        end.ahead = frames.plan_ahead(hint, copy.len(), copy.used_bytes());
         end.first = copy.lower_bound(&self.span.low);
         end.last = self.span.high.as_ref().map_or(copy.len(), |high| copy.lower_bound(high));
         end.at = match direction {

@@ -99,6 +99,7 @@ impl Table {
         const COMMIT_BYTES: u64 = 1 << 20;
         let limit_bytes = COMMIT_BYTES.min(self.engine.options.write_set_bytes_max() / 2);
         let (mut set, mut last, mut count) = (WriteSet::default(), Vec::new(), 0);
+        let mut large_pages = 0;
         let commit = |set| self.engine.write_many(set, None, 0, Durability::Os);
         for (key, value) in rows {
             let (key, value) = (key.as_ref(), value.as_ref());
@@ -111,8 +112,10 @@ impl Table {
             last.extend_from_slice(key);
             set.put(&self.state, key, value);
             count += 1;
-            if set.bytes() >= limit_bytes {
+            large_pages += self.engine.large_pages(value);
+            if set.bytes() >= limit_bytes || large_pages > self.engine.large_pages_max() / 4 {
                 commit(std::mem::take(&mut set))?;
+                large_pages = 0;
             }
         }
         let lsn = commit(set)?;

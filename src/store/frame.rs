@@ -145,6 +145,17 @@ impl Header {
     }
 }
 
+/// Which lines of a frame were asked for, and which are still to come.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    frame: FrameId,
+    per_row: usize,
+    line: usize,
+    front: usize,
+    hole: usize,
+    end: usize,
+}
+
 /// All frames.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -221,26 +232,39 @@ impl Frames {
         let _no_hint = frame;
     }
 
-    /// Asks for the lines of a frame, a share with each of `parts` calls. What the frame holds by now
-    /// does not matter.
+    /// A plan to ask for the lines of a frame while `rows` rows of another are looked at: `front` bytes of
+    /// content and the last `back`.
+    pub(crate) fn plan_ahead(
+        &self,
+        frame: FrameId,
+        rows: usize,
+        (front, back): (usize, usize),
+    ) -> Ahead {
+        let lines_max = self.frame_bytes / 64;
+        let front = ((HEADER_BYTES + front).div_ceil(64)).min(lines_max);
+        let back = back.div_ceil(64).min(lines_max - front);
+        let end = if frame < self.count { front + back } else { 0 };
+        let hole = lines_max - front - back;
+        Ahead { frame, per_row: end.div_ceil(rows.max(1)), line: 0, front, hole, end }
+    }
+
+    /// Asks for some more lines. What the frame holds by now does not matter.
     #[inline]
-    pub(crate) fn prefetch_part(&self, frame: FrameId, part: usize, parts: usize) {
+    pub(crate) fn prefetch_some(&self, ahead: &mut Ahead) {
         #[cfg(target_arch = "x86_64")]
-        {
+        if ahead.line < ahead.end {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            if frame >= self.count {
-                return;
-            }
-            let per_part = (self.frame_bytes / 64).div_ceil(parts.max(1)).min(8);
-            let at = self.at(frame);
-            for line in part * per_part..(part + 1) * per_part {
-                let offset = (line * 64).min(self.frame_bytes - 64);
-                // SAFETY: a prefetch reads nothing; the address is inside the frame.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(offset).cast()) };
+            let at = self.at(ahead.frame);
+            for _ in 0..ahead.per_row {
+                let skip = if ahead.line < ahead.front { 0 } else { ahead.hole };
+                let line = at.wrapping_add((ahead.line + skip) * 64);
+                // SAFETY: a prefetch reads nothing; a plan's lines are inside the frame, or just behind.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+                ahead.line += 1;
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _no_hint = (frame, part, parts);
+        let _no_hint = ahead;
     }
 
     fn content(&self, frame: FrameId) -> *mut u8 {

@@ -97,12 +97,6 @@ impl<'a> Leaf<'a> {
     fn slot(&self, i: usize) -> usize {
         u16_at(self.body, HEADER_BYTES + self.count * HEAD_BYTES + i * 2)
     }
-    /// As [`Self::row`], and all bytes of the page from the key on.
-    #[inline]
-    pub(crate) fn row_and_rest(&self, i: usize) -> (&'a [u8], &'a [u8], Value<'a>) {
-        let (key, value) = self.row(i);
-        (key, &self.body[self.slot(i) + RECORD_HEADER_BYTES..], value)
-    }
     /// The key after the prefix, and the value.
     #[inline]
     pub(crate) fn row(&self, i: usize) -> (&'a [u8], Value<'a>) {
@@ -223,6 +217,26 @@ impl<'a> Leaf<'a> {
             rows.map(|i| ENTRY_BYTES + self.record_bytes(i) + self.prefix_bytes - prefix).sum();
         HEADER_BYTES + low.len() + high.map_or(0, <[u8]>::len) + rows_bytes
     }
+}
+
+/// Where the slots of a leaf begin.
+pub(crate) fn slots_at(body: &[u8]) -> usize {
+    HEADER_BYTES + u16_at(body, COUNT_AT) * HEAD_BYTES
+}
+
+/// The row of the slot at `slot_at`: key after the prefix, all bytes from the key on, value.
+#[inline]
+pub(crate) fn row_at(body: &[u8], slot_at: usize) -> (&[u8], &[u8], Value<'_>) {
+    let record = &body[u16_at(body, slot_at)..];
+    let (head, rest) = record.split_first_chunk::<RECORD_HEADER_BYTES>().expect("checked");
+    let (key_bytes, value_bytes) = (u16_at(head, 0), u16_at(head, 2));
+    let (key, after) = rest.split_at(key_bytes);
+    let value = if value_bytes & OVERFLOW_BIT == 0 {
+        Value::Inline(&after[..value_bytes])
+    } else {
+        Value::Overflow(*after.first_chunk().expect("checked: a handle follows"))
+    };
+    (key, rest, value)
 }
 
 /// Fills a leaf from front to back.

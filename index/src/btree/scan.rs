@@ -1,7 +1,7 @@
 //! Scans: one leaf after the other is copied out, and rows are lent out of the copy.
 
 use super::branch::{Pivots, Route};
-use super::leaf::Leaf;
+use super::leaf::{Leaf, hole, row_at, slots_at};
 use super::read::{Path, visit_with_parent};
 use super::{Value, max_key_bytes};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
@@ -24,6 +24,8 @@ pub struct LeafCopy {
     key: Vec<u8>,
     prefix_bytes: usize,
     next_hint: Option<u32>,
+    used: (usize, usize),
+    slots_at: usize,
 }
 
 impl LeafCopy {
@@ -31,8 +33,13 @@ impl LeafCopy {
         Leaf::new(&self.body)
     }
     fn fill(&mut self, body: &[u8]) {
-        self.body.clear();
-        self.body.extend_from_slice(body);
+        // Without the hole: its lines need not come in.
+        self.body.resize(body.len(), 0);
+        let hole = hole(body);
+        self.body[..hole.start].copy_from_slice(&body[..hole.start]);
+        self.body[hole.end..].copy_from_slice(&body[hole.end..]);
+        self.slots_at = slots_at(body);
+        self.used = (hole.start, body.len() - hole.end);
         let prefix = Leaf::new(body).prefix();
         self.prefix_bytes = prefix.len();
         let room = max_key_bytes(body.len()) + SHORT_BYTES;
@@ -40,6 +47,10 @@ impl LeafCopy {
             self.key.resize(room, 0);
         }
         self.key[..prefix.len()].copy_from_slice(prefix);
+    }
+    /// Bytes used at the front and at the back of the leaf: about those of its neighbours, too.
+    pub fn used_bytes(&self) -> (usize, usize) {
+        self.used
     }
     /// The hint where the scan's next leaf is in memory, if its parent has one.
     pub fn next_hint(&self) -> Option<u32> {
@@ -75,7 +86,7 @@ impl LeafCopy {
     /// Key and value of row `i`. The key is put together in a buffer of the copy.
     #[inline]
     pub fn row(&mut self, i: usize) -> (&[u8], Value<'_>) {
-        let (suffix, rest, value) = Leaf::new(&self.body).row_and_rest(i);
+        let (suffix, rest, value) = row_at(&self.body, self.slots_at + i * 2);
         let target = &mut self.key[self.prefix_bytes..];
         // A copy of fixed length, even if not all of it is key, costs a third of one that is exact.
         match (rest.first_chunk::<SHORT_BYTES>(), target.first_chunk_mut::<SHORT_BYTES>()) {
