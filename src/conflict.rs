@@ -221,7 +221,7 @@ mod tests {
         ring.writes_max = 2;
         ring.enter(CommitNo(0));
         for n in 1..=3 {
-            ring.wrote(CommitNo(n), KeyMark::new(T, &[n as u8]));
+            ring.wrote(CommitNo(n), KeyMark::new(T, &n.to_le_bytes()));
         }
         assert!(!ring.is_unchanged(CommitNo(0), &reads(&[b"never written"])));
         assert!(ring.is_unchanged(CommitNo(1), &reads(&[b"never written"])));

@@ -168,8 +168,6 @@ impl Store {
         assert!(state.checkpoint_cut.is_none(), "one checkpoint at a time");
         state.checkpoint_cut = Some(cut);
         self.dirtied.store(0, Ordering::Relaxed);
-        self.written_bytes.store(0, Ordering::Relaxed);
-        self.live_bytes.store(state.segments.totals().1, Ordering::Relaxed);
     }
 
     /// Ends, whether it succeeded or not: the overlay joins the map.
@@ -190,6 +188,9 @@ impl Store {
             }
         }
         state.checkpoint_cut = None;
+        // What the checkpoint itself wrote pins nothing any more.
+        self.written_bytes.store(0, Ordering::Relaxed);
+        self.live_bytes.store(state.segments.totals().1, Ordering::Relaxed);
         Ok(())
     }
 

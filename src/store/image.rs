@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn images_round_trip_and_notice_every_flipped_bit() {
         let mut codec = Codec::new(DatabaseId(5));
-        let body: Vec<u8> = (0..400u32).map(|i| (i / 7) as u8).collect();
+        let body: Vec<u8> = (0..400u32).map(|i| u8::try_from(i / 7).unwrap()).collect();
         let words = [1u64 << 24, 2 << 24, 3 << 24];
         for compress in [false, true] {
             let mut image = Vec::new();

@@ -282,7 +282,7 @@ pub(crate) struct Store {
     pub(crate) published: AtomicU64,
     /// Pages dirtied since the last checkpoint, about.
     pub(crate) dirtied: AtomicU64,
-    /// Bytes of images written since the last checkpoint began: about what it pins.
+    /// Bytes of images written since the last checkpoint ended: about what it pins.
     pub(crate) written_bytes: AtomicU64,
     /// Bytes of live images at the last checkpoint.
     pub(crate) live_bytes: AtomicU64,
