@@ -13,7 +13,7 @@ use esker_base::{Error, Lsn, Result};
 
 /// Released files kept for reuse, however little is written.
 const SPARES_MIN: usize = 2;
-/// A file smaller than this is not worth making: on a full disk, tries would eat what is left bit by
+/// A file smaller than this, or than a quarter of the usual size, is not worth making: on a full disk, tries would eat what is left bit by
 /// bit.
 const FILE_BYTES_MIN: u64 = 256 << 10;
 
@@ -141,7 +141,7 @@ impl Wal {
         let last = Arc::clone(self.files.lock().last());
         let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
-        let least_bytes = least_bytes.max(usual.min(FILE_BYTES_MIN));
+        let least_bytes = least_bytes.max((usual / 4).min(FILE_BYTES_MIN));
         let plan = Plan {
             header: FileHeader {
                 identity: self.identity,

@@ -1,0 +1,9 @@
+//! Operations made from bytes, a crash in the middle of them, and what is found after it.
+
+#![no_main]
+
+#[allow(dead_code, unused_imports, reason = "each target uses a part of it")]
+#[path = "../../tests/sim/mod.rs"]
+mod sim;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::crash(data));

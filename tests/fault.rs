@@ -1,0 +1,399 @@
+//! The Nth operation of the disk fails: once, for a while, for ever; or the disk is full.
+//!
+//! Goal: each failure is an error that says what happened, nothing acknowledged is lost, and work
+//! goes on where it can. Method: seeded scripts with a fault injected, then without it, then opened
+//! again, compared all the way with what may be there.
+
+use crate::sim::generate::{self, Profile};
+use crate::sim::{Choices, Known, Op, Rng, Runner, Settings, State, seeds};
+use esker::{Database, Durability, Error, Index, Options, Table};
+use esker_io::sim::{CrashKind, Fault, FaultError, OpKind, SimDisk};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const KINDS: [OpKind; 7] = [
+    OpKind::Open,
+    OpKind::Read,
+    OpKind::Write,
+    OpKind::Sync,
+    OpKind::Names,
+    OpKind::SyncDir,
+    OpKind::Allocate,
+];
+
+/// True if an error may come of a failed operation of the disk.
+fn is_due(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Io { .. }
+            | Error::NoSpace { .. }
+            | Error::TooManyFiles { .. }
+            | Error::Unknown { .. }
+            | Error::Poisoned { .. }
+    )
+}
+
+/// Runs a script with a fault in it. Returns whether any call failed.
+fn with_fault(seed: u64, fault: Fault) -> bool {
+    let mut rng = Rng::new(seed);
+    let profile = Profile { ops: (20, 80), writes: seed.is_multiple_of(2), durability: None };
+    let script = generate::script(&mut rng, profile);
+    let disk = SimDisk::new(seed);
+    let known = Arc::new(Mutex::new(Known::default()));
+    let at_open = rng.one_in(4);
+    if at_open {
+        disk.inject(fault.clone());
+    }
+    let open = || Runner::open(Arc::new(disk.clone()), script.settings, Arc::clone(&known));
+    let mut failed = false;
+    let mut runner = match open() {
+        Ok(runner) => runner,
+        Err(error) => {
+            assert!(at_open && is_due(&error), "open: {error}");
+            failed = true;
+            disk.clear_faults();
+            open().unwrap_or_else(|error| panic!("opened without the fault: {error}"))
+        }
+    };
+    if !at_open {
+        disk.inject(fault);
+    }
+    let clear_at = rng.below(script.ops.len() as u64 + 1) as usize;
+    for (i, op) in script.ops.iter().enumerate() {
+        if i == clear_at {
+            disk.clear_faults();
+        }
+        if let Err(error) = runner.step(op) {
+            failed = true;
+            assert!(is_due(&error), "operation {i}, {}: {error}", seeds::brief(op));
+            if !runner.is_open() {
+                disk.clear_faults();
+                let again = runner.open_again();
+                again.unwrap_or_else(|error| {
+                    panic!("operation {i}, {}, then: {error}", seeds::brief(op))
+                });
+            }
+        }
+    }
+    disk.clear_faults();
+    // Refused or not, what is there can be read.
+    runner.compare_all().unwrap_or_else(|error| panic!("read without the fault: {error}"));
+    if rng.one_in(2) {
+        // The power goes before anything could be put right.
+        let kind = rng.pick(&[CrashKind::None, CrashKind::Torn512, CrashKind::Prefix]);
+        let left = disk.crash_clone(kind, seed);
+        let known = Arc::new(Mutex::new(known.lock().unwrap().after_crash(false)));
+        let runner = Runner::open(Arc::new(left), script.settings, known)
+            .unwrap_or_else(|error| panic!("after {kind:?}: {error}"));
+        runner.verify().unwrap();
+    }
+    runner.abandon();
+    runner.open_again().unwrap();
+    runner.verify().unwrap();
+    runner.step(&Op::Checkpoint).unwrap();
+    runner.step(&Op::Reopen { close: true }).unwrap();
+    runner.compare_all().unwrap();
+    failed
+}
+
+#[test]
+fn the_nth_operation_of_each_kind_fails() {
+    let failed = Mutex::new([0; KINDS.len()]);
+    seeds::each(4000, |seed| {
+        let mut rng = Rng::new(!seed);
+        let kind = (seed % KINDS.len() as u64) as usize;
+        let most = rng.pick(&[4, 30, 200]);
+        let fault = Fault::new(KINDS[kind], rng.below(most))
+            .times(rng.pick(&[1, 1, 3, u64::MAX]))
+            .on(rng.pick(&["", "", "", "wal-", "seg-", "checkpoint-", "super"]))
+            .error(match KINDS[kind] {
+                OpKind::Open => {
+                    rng.pick(&[FaultError::TooManyFiles, FaultError::Io, FaultError::NoSpace])
+                }
+                OpKind::Read | OpKind::Sync | OpKind::SyncDir => FaultError::Io,
+                _ => rng.pick(&[FaultError::Io, FaultError::NoSpace]),
+            });
+        let text = format!("{fault:?}");
+        let met = seeds::quietly(|| with_fault(seed, fault))
+            .unwrap_or_else(|message| panic!("{text}: {message}"));
+        failed.lock().unwrap()[kind] += u32::from(met);
+    });
+    if seeds::from_env("ESKER_SEED").is_none() {
+        let failed = failed.into_inner().unwrap();
+        assert!(failed.iter().all(|count| *count > 20), "faults met: {failed:?} of {KINDS:?}");
+    }
+}
+
+fn options() -> Options {
+    Settings::TINY.options()
+}
+
+fn open(disk: &SimDisk) -> Database {
+    options().open_on(Arc::new(disk.clone())).unwrap()
+}
+
+fn key(n: u32) -> Vec<u8> {
+    format!("key-{n:06}").into_bytes()
+}
+
+fn value(n: u32) -> Vec<u8> {
+    (0..300u32).map(|i| (n * 7 + i * i) as u8).collect()
+}
+
+fn expect_rows(table: &Table, wanted: impl Iterator<Item = u32>) {
+    let found: Vec<_> = table.range(..).unwrap().map(|row| row.unwrap().into_parts()).collect();
+    let wanted: Vec<_> = wanted.map(|n| (key(n), value(n))).collect();
+    assert!(found == wanted, "{} rows instead of {}", found.len(), wanted.len());
+}
+
+#[test]
+fn after_a_failed_sync_writes_are_refused_until_reopened() {
+    let mut met = 0;
+    for nth in 0..40 {
+        let disk = SimDisk::new(nth);
+        let db = open(&disk);
+        let table = db.table("t", Index::BTree).unwrap();
+        disk.inject(Fault::new(OpKind::Sync, nth));
+        let mut acknowledged = 0;
+        let error = loop {
+            match table.put(key(acknowledged), value(acknowledged)) {
+                // It may hit a file that is being prepared: then another one is.
+                Ok(()) if acknowledged > 200 => break None,
+                Ok(()) => acknowledged += 1,
+                Err(error) => break Some(error),
+            }
+        };
+        let Some(error) = error else { continue };
+        met += 1;
+        assert!(
+            matches!(error, Error::Unknown { .. } | Error::Poisoned { .. }),
+            "nth {nth}: {error}"
+        );
+        // The device would take it now; nobody may believe that.
+        for level in [Durability::Buffered, Durability::Os, Durability::Sync] {
+            let refused = table.put_with("x", "y", level);
+            assert!(matches!(refused, Err(Error::Poisoned { .. })), "nth {nth}: {refused:?}");
+        }
+        let mut batch = db.batch();
+        batch.put(&table, "x", "y");
+        let refused = [
+            table.delete(key(0)),
+            table.clear(),
+            batch.commit(),
+            db.sync(),
+            db.checkpoint(),
+            db.drop_table("t"),
+            db.create_table("u", Index::BTree).map(drop),
+            db.transact(|tx| tx.put(&table, "x", "y")),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::Poisoned { .. })), "nth {nth}: {refused:?}");
+        }
+        for n in 0..acknowledged {
+            assert_eq!(table.get(key(n)).unwrap().unwrap(), value(n));
+        }
+        // What was acknowledged is there: after a restart, and after the loss of power in it.
+        drop((table, db));
+        for kind in [CrashKind::None, CrashKind::Kill, CrashKind::All] {
+            let left = disk.crash_clone(kind, nth);
+            let db = open(&left);
+            let table = db.open_table("t").unwrap();
+            let rows = table.range(..).unwrap().count() as u32;
+            assert!(rows == acknowledged || rows == acknowledged + 1, "{kind:?}: {rows}");
+            expect_rows(&table, 0..rows);
+            table.put("x", "y").unwrap();
+            // That open has shown the rows: from now on they stay.
+            let db = open(&left.crash_clone(CrashKind::None, nth));
+            let table = db.open_table("t").unwrap();
+            assert_eq!(table.range("key".."l").unwrap().count() as u32, rows, "{kind:?}");
+        }
+    }
+    assert!(met > 20, "only {met} syncs failed");
+}
+
+/// Puts rows until the disk is full, also after what the engine can clean; returns how many there are.
+fn fill(table: &Table) -> u32 {
+    let (mut rows, mut refused) = (0, 0);
+    while refused < 10 {
+        match table.put(key(rows), value(rows)) {
+            Ok(()) => (rows, refused) = (rows + 1, 0),
+            Err(Error::NoSpace { .. }) => refused += 1,
+            Err(error) => panic!("row {rows}: {error}"),
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_full_disk_leaves_reads_and_deletes_and_writes_work_again_with_space() {
+    for step in 0..24 {
+        let disk = SimDisk::new(step);
+        let db = open(&disk);
+        let table = db.table("t", Index::BTree).unwrap();
+        let other = db.table("other", Index::BTree).unwrap();
+        other.put("stays", "here").unwrap();
+        disk.set_capacity(Some((600 << 10) + step * 4096));
+        let mut rows = fill(&table);
+        assert!(rows > 100, "step {step}: the disk was full after {rows} rows");
+        // Again and again: nothing of what is refused is kept, and making room by itself is no sin.
+        let mut refused = 0;
+        for _ in 0..20 {
+            match table.put(key(rows), value(rows)) {
+                Ok(()) => rows += 1,
+                Err(Error::NoSpace { .. }) => refused += 1,
+                Err(error) => panic!("step {step}: {error}"),
+            }
+        }
+        assert!(refused > 0, "step {step}: the disk was not full");
+        expect_rows(&table, 0..rows);
+        assert_eq!(other.get("stays").unwrap().unwrap(), b"here");
+        for n in 0..20 {
+            table.delete(key(n)).unwrap_or_else(|error| panic!("step {step}, delete {n}: {error}"));
+        }
+        expect_rows(&table, 20..rows);
+        // Somebody makes room.
+        disk.set_capacity(Some(4 << 20));
+        for n in 0..20 {
+            table.put(key(n), value(n)).unwrap_or_else(|error| panic!("step {step}: {error}"));
+        }
+        db.checkpoint().unwrap();
+        expect_rows(&table, 0..rows);
+        assert!(db.verify().unwrap().is_sound());
+        let left = disk.crash_clone(CrashKind::None, step);
+        expect_rows(&open(&left).open_table("t").unwrap(), 0..rows);
+    }
+}
+
+#[test]
+fn deleting_makes_room_on_a_full_disk() {
+    for step in 0..24 {
+        let disk = SimDisk::new(step);
+        let db = open(&disk);
+        let table = db.table("t", Index::BTree).unwrap();
+        let other = db.table("other", Index::BTree).unwrap();
+        disk.set_capacity(Some((600 << 10) + step * 4096));
+        let rows = fill(&table);
+        match step % 3 {
+            0 => {
+                for n in 0..rows {
+                    let deleted = table.delete(key(n));
+                    deleted.unwrap_or_else(|error| panic!("step {step}, delete {n}: {error}"));
+                }
+            }
+            1 => table.clear().unwrap_or_else(|error| panic!("step {step}, clear: {error}")),
+            _ => db.drop_table("t").unwrap_or_else(|error| panic!("step {step}, drop: {error}")),
+        }
+        db.settle().unwrap_or_else(|error| panic!("step {step}, settle: {error}"));
+        for n in 0..rows / 4 {
+            let put = other.put(key(n), value(n));
+            put.unwrap_or_else(|error| panic!("step {step}, row {n} after making room: {error}"));
+        }
+        expect_rows(&other, 0..rows / 4);
+        let left = disk.crash_clone(CrashKind::None, step);
+        expect_rows(&open(&left).open_table("other").unwrap(), 0..rows / 4);
+    }
+}
+
+#[test]
+fn a_full_disk_can_be_closed_and_opened() {
+    for step in 0..24 {
+        let disk = SimDisk::new(step);
+        let db = open(&disk);
+        let table = db.table("t", Index::BTree).unwrap();
+        disk.set_capacity(Some((600 << 10) + step * 4096));
+        let rows = fill(&table);
+        drop(table);
+        if step % 2 == 0 {
+            match db.close() {
+                Ok(()) | Err(Error::NoSpace { .. }) => {}
+                Err(error) => panic!("step {step}, close: {error}"),
+            }
+        } else {
+            drop(db);
+        }
+        // Recovery writes a new log: it may say that there is no room, but no more than that.
+        match options().open_on(Arc::new(disk.clone())) {
+            Ok(db) => expect_rows(&db.open_table("t").unwrap(), 0..rows),
+            Err(Error::NoSpace { .. }) => {}
+            Err(error) => panic!("step {step}, open: {error}"),
+        }
+        disk.set_capacity(None);
+        let db = open(&disk);
+        let table = db.open_table("t").unwrap();
+        expect_rows(&table, 0..rows);
+        table.put(key(rows), value(rows)).unwrap();
+        assert!(db.verify().unwrap().is_sound());
+    }
+}
+
+#[test]
+fn without_descriptors_calls_fail_and_later_succeed() {
+    let disk = SimDisk::new(5);
+    let db = open(&disk);
+    let table = db.table("t", Index::BTree).unwrap();
+    for n in 0..200 {
+        table.put(key(n), value(n)).unwrap();
+    }
+    disk.inject(Fault::new(OpKind::Open, 0).forever().error(FaultError::TooManyFiles));
+    let mut rows = 200;
+    let error = loop {
+        match table.put(key(rows), value(rows)) {
+            Ok(()) => rows += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::TooManyFiles { .. }), "{error}");
+    disk.clear_faults();
+    table.put(key(rows), value(rows)).unwrap();
+    expect_rows(&table, 0..=rows);
+}
+
+#[test]
+fn a_failed_read_is_an_error_and_nothing_else() {
+    let disk = SimDisk::new(6);
+    let db = open(&disk);
+    let table = db.table("t", Index::BTree).unwrap();
+    for n in 0..600 {
+        table.put(key(n), value(n)).unwrap();
+    }
+    db.checkpoint().unwrap();
+    let mut failed = 0;
+    for nth in 0..50 {
+        disk.inject(Fault::new(OpKind::Read, nth % 4).times(1 + nth % 3));
+        for n in (0..600).step_by(37).map(|n| (n + nth as u32 * 13) % 600) {
+            match table.get(key(n)) {
+                Ok(found) => assert_eq!(found.unwrap(), value(n)),
+                Err(Error::Io { op, file, .. }) => {
+                    assert!(op == "read" && file.starts_with("seg-"), "{op} {file}");
+                    failed += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        disk.clear_faults();
+        table.put(key(nth as u32), value(nth as u32)).unwrap();
+    }
+    assert!(failed > 20, "{failed} reads failed");
+    expect_rows(&table, 0..600);
+}
+
+/// What was acknowledged at `Os` more than an interval ago survives power loss, also where there are
+/// no threads, once anything is done after the interval.
+#[test]
+fn the_sync_interval_is_kept_without_threads() {
+    let disk = SimDisk::new(8);
+    let db = options()
+        .durability(Durability::Os)
+        .sync_interval(Duration::from_secs(1))
+        .open_on(Arc::new(disk.clone()))
+        .unwrap();
+    let table = db.table("t", Index::BTree).unwrap();
+    for n in 0..10 {
+        table.put(key(n), value(n)).unwrap();
+        disk.advance(Duration::from_secs(2));
+    }
+    let left = disk.crash_clone(CrashKind::None, 1);
+    let found = State::read(&open(&left)).unwrap();
+    let rows = found.rows("t", 0).map_or(0, std::collections::BTreeMap::len);
+    assert!(rows >= 9, "{rows} of 10 rows, written over 20 seconds, survived power loss");
+}

@@ -1,0 +1,161 @@
+//! Runs seeds on all cores, says which one failed, and cuts its script down.
+
+use super::script::{Op, Script};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, Once, OnceLock};
+
+/// Runs `run` for each seed below `count`, or as the environment says. Panics with the first seed
+/// that fails.
+pub(crate) fn each(count: u64, run: impl Fn(u64) + Sync) {
+    each_reported(count, run, |_| {});
+}
+
+/// As [`each`]; after a failure, `report` is called with the seed.
+pub(crate) fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64)) {
+    if let Some(seed) = from_env("ESKER_SEED") {
+        run(seed);
+        return;
+    }
+    let count = from_env("ESKER_SEEDS").unwrap_or(count);
+    let failed = Mutex::new(None);
+    let stop = AtomicBool::new(false);
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, std::num::NonZero::get) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    if let Err(message) = quietly(|| run(seed)) {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut failed = failed.lock().unwrap();
+                        // The lowest seed, so that two runs tell the same.
+                        if failed.as_ref().is_none_or(|(other, _)| seed < *other) {
+                            *failed = Some((seed, message));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    if let Some((seed, message)) = failed {
+        report(seed);
+        panic!("seed {seed} failed (run it alone with ESKER_SEED={seed}): {message}");
+    }
+}
+
+/// Prints what is being done, if `ESKER_TRACE` is set.
+pub(crate) fn trace(text: impl FnOnce() -> String) {
+    static ON: OnceLock<bool> = OnceLock::new();
+    if *ON.get_or_init(|| std::env::var_os("ESKER_TRACE").is_some()) {
+        eprintln!("{}", text());
+    }
+}
+
+/// A number from the environment.
+pub(crate) fn from_env(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
+}
+
+thread_local! {
+    /// While this is set, panics of this thread are noted here instead of printed.
+    static NOTED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs something that may panic, and answers what the panic said and where.
+pub(crate) fn quietly<R>(run: impl FnOnce() -> R) -> Result<R, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let noted = NOTED.with_borrow_mut(|noted| {
+                noted.as_mut().map(|noted| *noted = info.to_string().replace('\n', " ")).is_some()
+            });
+            if !noted {
+                usual(info);
+            }
+        }));
+    });
+    let before = NOTED.replace(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(run));
+    let noted = NOTED.replace(before);
+    result.map_err(|_panic| {
+        let text = noted.unwrap_or_default();
+        text.strip_prefix("panicked at ").unwrap_or(&text).to_owned()
+    })
+}
+
+/// Takes operations, then parts of operations, out of a script as long as it still fails.
+pub(crate) fn shrink(script: &Script, fails: impl Fn(&Script)) -> Script {
+    /// Runs at most.
+    const TRIES: u32 = 3000;
+    let fails = |script: &Script| quietly(|| fails(script)).is_err();
+    let mut script = script.clone();
+    let mut tries = 0;
+    let mut chunk = script.ops.len().div_ceil(2).max(1);
+    loop {
+        let mut cut = false;
+        let mut at = 0;
+        while at < script.ops.len() && tries < TRIES {
+            let mut shorter = script.clone();
+            shorter.ops.drain(at..(at + chunk).min(script.ops.len()));
+            tries += 1;
+            if fails(&shorter) {
+                script = shorter;
+                cut = true;
+            } else {
+                at += chunk;
+            }
+        }
+        if tries >= TRIES {
+            return script;
+        }
+        if chunk == 1 && !cut {
+            break;
+        }
+        chunk = chunk.div_ceil(2).max(1);
+    }
+    for at in 0..script.ops.len() {
+        let mut part = 0;
+        while let Some(op) = without_part(&script.ops[at], part) {
+            let mut shorter = script.clone();
+            shorter.ops[at] = op;
+            if fails(&shorter) {
+                script = shorter;
+            } else {
+                part += 1;
+            }
+        }
+    }
+    script
+}
+
+/// A batch or transaction without one of its parts.
+fn without_part(op: &Op, part: usize) -> Option<Op> {
+    let mut op = op.clone();
+    match &mut op {
+        Op::Batch(writes, _) if part < writes.len() => drop(writes.remove(part)),
+        Op::Transact(_, steps, ..) if part < steps.len() => drop(steps.remove(part)),
+        _ => return None,
+    }
+    Some(op)
+}
+
+/// An operation as text, short enough to read.
+pub(crate) fn brief(op: &Op) -> String {
+    const CHARS_MAX: usize = 200;
+    let text = format!("{op:?}");
+    if text.len() <= CHARS_MAX { text } else { format!("{}...", &text[..CHARS_MAX]) }
+}
+
+/// A script as text, a line an operation.
+pub(crate) fn listing(script: &Script) -> String {
+    let line = |op: &Op| format!("  {op:?}\n");
+    format!("{:?}\n{}", script.settings, script.ops.iter().map(line).collect::<String>())
+}
