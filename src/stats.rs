@@ -102,6 +102,8 @@ stats! {
     live_bytes,
     /// Bytes of the log's files.
     log_file_bytes,
+    /// Bytes set aside for a full disk.
+    reserve_bytes,
     /// Times that an operation found no free frame.
     stalls_frames,
     /// Times that a commit found no room in the log.
@@ -158,6 +160,7 @@ impl Stats {
             segment_bytes,
             live_bytes,
             log_file_bytes: wal.disk_bytes,
+            reserve_bytes: engine.store.disk_reserve.bytes(),
             stalls_frames: get(&store.frame_stalls),
             stalls_log: get(&own.log_stalls),
             stalls_reserve: get(&own.reserve_refills),

@@ -1,6 +1,6 @@
 //! Esker itself. The part of the engine's name after the dash is the kind of index.
 
-use crate::store::{Batch, Cfg, Result, Session, Store};
+use crate::store::{Batch, Cfg, Result, Rows, Session, Store};
 use esker::{Database, Durability, Index, Options, Table};
 
 struct Esker {
@@ -73,6 +73,13 @@ impl Store for Esker {
         Ok(Box::new(EskerSession { db: &self.db, table: self.table.clone() }))
     }
 
+    fn bulk_load(&self, rows: &mut Rows<'_>) -> Result<()> {
+        let mut value = vec![];
+        let rows = std::iter::from_fn(|| rows(&mut value).map(|key| (key, value.clone())));
+        self.table.bulk_load(rows)?;
+        Ok(())
+    }
+
     fn flush(&self) -> Result<()> {
         Ok(self.db.sync()?)
     }
@@ -82,9 +89,10 @@ impl Store for Esker {
     }
 
     fn reserve_bytes(&self) -> u64 {
-        // Log files beyond what a crash now would replay are kept for recycling.
+        // Log files beyond what a crash now would replay are kept for recycling; and there is what is set
+        // aside for a full disk.
         let stats = self.db.stats();
-        stats.log_file_bytes.saturating_sub(stats.log_replay_bytes)
+        stats.log_file_bytes.saturating_sub(stats.log_replay_bytes) + stats.reserve_bytes
     }
 
     fn figures(&self) -> Vec<(&'static str, u64)> {
