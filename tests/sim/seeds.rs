@@ -57,6 +57,11 @@ pub(crate) fn trace(text: impl FnOnce() -> String) {
     }
 }
 
+/// True if the environment asks for nothing special.
+pub(crate) fn is_default() -> bool {
+    from_env("ESKER_SEED").is_none() && from_env("ESKER_SEEDS").is_none()
+}
+
 /// A number from the environment.
 pub(crate) fn from_env(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
