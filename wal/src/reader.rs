@@ -224,6 +224,17 @@ impl<'a> Log<'a> {
         };
         loop {
             let member = &self.members[index];
+            // The length was durable before the name: a crash cannot have cut the file, and where it was
+            // cut nothing is left to witness what is gone.
+            if member.found.body_bytes < header.body_bytes {
+                let detail = format!(
+                    "cut short: {} bytes long, its header says {}",
+                    BODY_AT + member.found.body_bytes,
+                    BODY_AT + header.body_bytes
+                );
+                let offset = BODY_AT + member.found.body_bytes;
+                return Err(Error::corrupt("log file", &member.found.name, offset, detail));
+            }
             let mut body = Body::new(member.found, header.start, header.body_bytes);
             if self.read_body(&mut body, end, visit)? == Stop::Bad {
                 let Some(witness) = self.witness(index, &mut body, end.end)? else {
