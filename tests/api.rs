@@ -841,6 +841,37 @@ fn space_comes_back_at_rest() {
     );
 }
 
+/// What was given up right before a checkpoint is freed after the next start.
+#[test]
+fn space_given_up_comes_back_after_a_restart() {
+    let disk = SimDisk::new(1);
+    let open = || {
+        let options = Options::new().page_bytes(1024).memory_bytes(256 << 10);
+        options.durability(Durability::Os).open_on(Arc::new(disk.clone())).unwrap()
+    };
+    let mut live_bytes = Vec::new();
+    for round in 0..6 {
+        let db = open();
+        db.settle().unwrap();
+        live_bytes.push(db.stats().live_bytes);
+        let table = table(&db);
+        for n in 0..300u32 {
+            let len = if n % 10 == 0 { 3000 } else { 100 };
+            let value: Vec<u8> = (0..len).map(|i| (n * 7 + i * i) as u8).collect();
+            table.put(n.to_be_bytes(), value).unwrap();
+        }
+        db.checkpoint().unwrap();
+        match round % 3 {
+            0 => db.drop_table("t").unwrap(),
+            1 => table.clear().unwrap(),
+            _ => table.delete_range(1u32.to_be_bytes()..).unwrap(),
+        }
+        db.checkpoint().unwrap();
+    }
+    let (first, last) = (live_bytes[0], *live_bytes.last().unwrap());
+    assert!(last < first + (20 << 10), "live bytes at each start: {live_bytes:?}");
+}
+
 #[test]
 fn snapshot_isolation_refuses_the_second_writer_only() {
     let db = memory();

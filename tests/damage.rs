@@ -24,12 +24,16 @@ struct Image {
     states: Vec<State>,
 }
 
+/// All commits in one file of the log: what tells damage from a torn tail is only in other groups.
+const LONG_LOG: Settings = Settings { log_file_bytes: 256 << 10, ..SETTINGS };
+
 /// Three tables, large values, rows written over and over, and a log with commits in it.
 fn image(seed: u64, closed: bool) -> Image {
     let disk = SimDisk::new(seed);
     let known = Arc::new(Mutex::new(Known::default()));
     let open: Arc<dyn Disk> = Arc::new(disk.clone());
-    let mut runner = Runner::open(open, SETTINGS, Arc::clone(&known)).unwrap();
+    let settings = if closed { SETTINGS } else { LONG_LOG };
+    let mut runner = Runner::open(open, settings, Arc::clone(&known)).unwrap();
     let mut rng = Rng::new(seed);
     let put = |rng: &mut Rng, most: u64| {
         let value = Value { len: rng.below(most) as u32, salt: rng.below(1 << 16) as u32 };

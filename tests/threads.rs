@@ -4,7 +4,7 @@
 //! rows of its own, between everybody else's in shared tables, and a map of what they must be; little
 //! memory, checkpoints and cleaning all the time. And crashes while many wait for one sync.
 
-use crate::sim::{Choices, Rng};
+use crate::sim::{Choices, Rng, seeds};
 use esker::{Database, Durability, Error, Index, Options, Result, Table};
 use esker_io::Disk;
 use esker_io::mem::MemDisk;
@@ -201,75 +201,156 @@ fn nor_where_they_do_the_background_work_themselves() {
     run(Arc::new(SimDisk::new(1)), 4, 1500);
 }
 
-/// Group commit under crashes: what any writer was told is there, and no batch is half there.
-#[test]
-fn what_any_of_many_writers_was_told_survives() {
-    const WRITERS: usize = 4;
-    const ROUNDS: u32 = 60;
-    let disk = SimDisk::new(3);
-    let open =
-        |disk: &SimDisk| options().durability(Durability::Sync).open_on(Arc::new(disk.clone()));
-    let db = open(&disk).unwrap();
-    let tables = ["a", "b"].map(|name| db.table(name, Index::BTree).unwrap());
-    let counters = || Arc::new([const { AtomicU32::new(0) }; WRITERS]);
-    let (begun, told) = (counters(), counters());
-    let left = Arc::new(Mutex::new(Vec::new()));
-    let numbers = |counters: &[AtomicU32; WRITERS]| {
-        counters.each_ref().map(|counter| counter.load(Ordering::SeqCst))
-    };
-    let (net, before, after) = (Arc::clone(&left), Arc::clone(&told), Arc::clone(&begun));
-    disk.on_operation(Box::new(move |operation, disk| {
-        let kind = match CrashKind::ALL[(operation % CrashKind::ALL.len() as u64) as usize] {
-            CrashKind::SingleDrop(_) => {
-                CrashKind::SingleDrop(operation % disk.pending_count().max(1))
-            }
-            kind => kind,
-        };
-        // Others go on meanwhile: what was told before the crash, and begun after it, are the bounds.
-        let told = numbers(&before);
-        let clone = disk.crash_clone(kind, operation);
-        net.lock().unwrap().push((kind, clone, told, numbers(&after)));
-    }));
-    std::thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let (db, tables, begun, told) = (&db, &tables, &begun, &told);
-            scope.spawn(move || {
-                for round in 0..ROUNDS {
-                    begun[writer].store(round + 1, Ordering::SeqCst);
-                    let mut batch = db.batch();
-                    for table in tables {
-                        batch.put(table, [writer as u8, round as u8], [round as u8; 60]);
-                    }
-                    batch.commit().unwrap();
-                    told[writer].store(round + 1, Ordering::SeqCst);
-                }
-            });
-        }
-    });
-    disk.clear_hook();
-    let left = std::mem::take(&mut *left.lock().unwrap());
-    assert!(left.len() > 100, "{} crashes", left.len());
-    for (kind, disk, told, begun) in left {
-        let db = open(&disk).unwrap();
-        let rows = ["a", "b"].map(|name| {
+const WRITERS: usize = 3;
+/// Rows of each writer; together more than fits in memory.
+const ROWS: u32 = 120;
+
+type Rounds = [AtomicU32; WRITERS];
+
+fn rounds() -> Arc<Rounds> {
+    Arc::new([const { AtomicU32::new(0) }; WRITERS])
+}
+
+fn numbers(rounds: &Rounds) -> [u32; WRITERS] {
+    rounds.each_ref().map(|round| round.load(Ordering::SeqCst))
+}
+
+/// The row that a writer writes in a round, in each table.
+fn row_of(writer: usize, round: u32) -> ([u8; 2], Vec<u8>) {
+    let row = round * 7 % ROWS;
+    let mut value = round.to_be_bytes().to_vec();
+    value.resize(20 + (round as usize * 37) % 250, round as u8);
+    ([row as u8, writer as u8], value)
+}
+
+/// A disk after a crash, and which round of each writer was the last that may not be missing, and the
+/// last that may be there.
+struct Left {
+    disk: SimDisk,
+    kind: CrashKind,
+    least: [u32; WRITERS],
+    most: [u32; WRITERS],
+}
+
+impl Left {
+    fn check(&self, db: &Database) {
+        let maps = ["a", "b"].map(|name| {
             let table = db.open_table(name).unwrap();
             table.range(..).unwrap().map(|row| parts(row).unwrap()).collect::<Map>()
         });
-        assert!(rows[0] == rows[1], "{kind:?}: half a batch");
+        assert!(maps[0] == maps[1], "{:?}: half a batch", self.kind);
         for writer in 0..WRITERS {
-            let found: Vec<u8> = rows[0]
-                .keys()
-                .filter(|key| usize::from(key[0]) == writer)
-                .map(|key| key[1])
+            let found: Map = maps[0]
+                .iter()
+                .filter(|(key, _)| usize::from(key[1]) == writer)
+                .map(|(key, value)| (key.clone(), value.clone()))
                 .collect();
-            let count = found.len() as u32;
+            let round = |value: &Vec<u8>| u32::from_be_bytes(value[..4].try_into().unwrap());
+            let last = found.values().map(round).max().unwrap_or(0);
+            let (least, most) = (self.least[writer], self.most[writer]);
             assert!(
-                count >= told[writer] && count <= begun[writer],
-                "{kind:?}: writer {writer} was told of {}, began {}, and {count} are there",
-                told[writer],
-                begun[writer]
+                last >= least && last <= most,
+                "{:?}: writer {writer} ends with {last}, not with {least} to {most}",
+                self.kind
             );
-            assert!(found.iter().copied().eq(0..count as u8), "{kind:?}: {found:?}");
+            let wanted: Map = (1..=last)
+                .map(|round| row_of(writer, round))
+                .map(|(key, value)| (key.to_vec(), value))
+                .collect();
+            let place = format!("{:?}: writer {writer}, after round {last}", self.kind);
+            expect(&found, &wanted, &place);
         }
+        let found = db.verify().unwrap();
+        assert!(found.is_sound(), "{:?}: {:?}", self.kind, found.damage);
+    }
+}
+
+/// Writers on several threads, a thread that checkpoints and cleans all the time, and crashes.
+fn crashes_among_threads(seed: u64) -> usize {
+    const ROUNDS: u32 = 250;
+    let disk = SimDisk::new(seed);
+    let open = |disk: &SimDisk| options().open_on(Arc::new(disk.clone())).unwrap();
+    let db = open(&disk);
+    let tables = ["a", "b"].map(|name| db.table(name, Index::BTree).unwrap());
+    db.sync().unwrap();
+    let (begun, returned, synced) = (rounds(), rounds(), rounds());
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let net = Arc::clone(&left);
+    let known = [&begun, &returned, &synced].map(Arc::clone);
+    let mut rng = Rng::new(seed);
+    disk.on_operation(Box::new(move |_, disk| {
+        if !rng.one_in(12) {
+            return;
+        }
+        let kind = match rng.pick(&CrashKind::ALL) {
+            CrashKind::SingleDrop(_) => {
+                CrashKind::SingleDrop(rng.next() % disk.pending_count().max(1))
+            }
+            kind => kind,
+        };
+        let [begun, returned, synced] = &known;
+        // The others go on meanwhile: what was known before is the least, what is known after the most.
+        let least = numbers(if kind == CrashKind::Kill { returned } else { synced });
+        let disk = disk.crash_clone(kind, rng.next());
+        net.lock().unwrap().push(Left { disk, kind, least, most: numbers(begun) });
+    }));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (db, tables, stop) = (&db, &tables, &stop);
+        let (begun, returned, synced) = (&begun, &returned, &synced);
+        let upkeep = scope.spawn(move || {
+            for round in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                if round % 5 == 4 { db.settle().unwrap() } else { db.checkpoint().unwrap() }
+            }
+        });
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                scope.spawn(move || {
+                    for round in 1..=ROUNDS {
+                        let (key, value) = row_of(writer, round);
+                        begun[writer].store(round, Ordering::SeqCst);
+                        let mut batch = db.batch();
+                        for table in tables {
+                            batch.put(table, key, &value);
+                        }
+                        let sync = round % 8 == 0;
+                        batch.set_durability(if sync { Durability::Sync } else { Durability::Os });
+                        batch.commit().unwrap();
+                        returned[writer].store(round, Ordering::SeqCst);
+                        if sync {
+                            synced[writer].store(round, Ordering::SeqCst);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        upkeep.join().unwrap();
+    });
+    disk.clear_hook();
+    let left = std::mem::take(&mut *left.lock().unwrap());
+    for left in &left {
+        left.check(&open(&left.disk));
+    }
+    left.len()
+}
+
+/// What any writer was told is there, and no batch is half there, whenever the machine stops.
+#[test]
+fn what_any_of_many_writers_was_told_survives() {
+    let crashes = AtomicU32::new(0);
+    seeds::each(12, |seed| {
+        let count = crashes_among_threads(seed) as u32;
+        crashes.fetch_add(count, Ordering::Relaxed);
+    });
+    if seeds::is_default() {
+        let crashes = crashes.into_inner();
+        assert!(crashes > 500, "{crashes} crashes");
     }
 }
