@@ -55,7 +55,10 @@ impl Batch {
     /// Removes all rows of a range.
     pub fn delete_range(&mut self, table: &Table, range: impl KeyRange) {
         let span = Span::of(&range);
-        if !span.is_empty() && self.accepts(table, |_| Ok(())) {
+        let check = |_: &Engine| {
+            if span.is_all() { Ok(()) } else { table.state.check_ordered("a range delete") }
+        };
+        if !span.is_empty() && self.accepts(table, check) {
             self.set.delete_range(&table.state, span);
         }
     }

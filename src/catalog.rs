@@ -3,15 +3,19 @@
 //! Kept whole in memory and in each checkpoint; changed by log records. In a checkpoint:
 //!
 //! ```text
-//! next table id varint | count varint | (id varint, kind u8, root page varint, rows varint,
-//!                                        name: length varint, bytes)*
+//! next table id varint | count varint | (id varint, kind u8, [name of the kind: length varint, bytes,]
+//!                                        root page varint, rows varint, name: length varint, bytes)*
 //! ```
+//!
+//! The kind of index has its own name if it is 4 (custom). Tables that were dropped, and have pages that are not
+//! freed yet, come with root page 0: whoever frees the pages must know their kind.
 
+use crate::kinds::AnyKind;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
-use esker_base::sync::{Arc, AtomicBool, AtomicU64, Ordering};
-use esker_base::{CommitNo, PageId, TableId};
+use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use esker_base::{CommitNo, Error, PageId, Result, TableId};
 use esker_index::pages::ChildWord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The kind of index that a table has.
@@ -20,24 +24,55 @@ use std::fmt;
 pub enum Index {
     /// Ordered; fast point reads and scans.
     BTree,
+    /// A kind of this name, registered with [`Options::index_kind`](crate::Options::index_kind).
+    Custom(&'static str),
 }
 
+/// The code of custom kinds, whose name follows.
+pub(crate) const CUSTOM: u8 = 4;
+
 impl Index {
-    /// On disk: never renumber. 2 is set aside for hash, 3 for fractal, 4 for custom kinds.
+    /// On disk: never renumber.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::BTree => 1,
+            Self::Custom(_) => CUSTOM,
         }
     }
-    pub(crate) fn of_code(code: u8) -> Option<Self> {
-        (code == 1).then_some(Self::BTree)
+    /// The name that goes with the code of a custom kind; else empty.
+    pub(crate) fn custom_name(self) -> &'static str {
+        match self {
+            Self::Custom(name) => name,
+            Self::BTree => "",
+        }
+    }
+    /// `custom` is the name, if the code says that there is one.
+    pub(crate) fn of_code(code: u8, custom: &str) -> Option<Self> {
+        match code {
+            1 => Some(Self::BTree),
+            CUSTOM => Some(Self::Custom(interned(custom))),
+            _ => None,
+        }
     }
     /// The name, as the command line spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::BTree => "btree",
+            Self::Custom(name) => name,
         }
     }
+}
+
+/// The name as a constant. Each name is kept once, for good: there are few.
+fn interned(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock();
+    if let Some(name) = names.get(name) {
+        return name;
+    }
+    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    names.insert(name);
+    name
 }
 
 impl fmt::Display for Index {
@@ -53,6 +88,7 @@ pub(crate) struct TableState {
     pub(crate) id: TableId,
     pub(crate) name: String,
     pub(crate) kind: Index,
+    pub(crate) index: Arc<AnyKind>,
     /// The commit that made it, or 0 if that was before this start: cuts before it do not know it.
     pub(crate) created_at: CommitNo,
     /// The root's page id never changes; its hint does.
@@ -64,8 +100,16 @@ pub(crate) struct TableState {
 }
 
 impl TableState {
-    pub(crate) fn new(id: TableId, name: &str, kind: Index, root: PageId, rows: u64) -> Self {
+    pub(crate) fn new(
+        id: TableId,
+        name: &str,
+        kind: Index,
+        index: Arc<AnyKind>,
+        root: PageId,
+        rows: u64,
+    ) -> Self {
         Self {
+            index,
             created_at: CommitNo(0),
             id,
             name: name.to_owned(),
@@ -74,6 +118,25 @@ impl TableState {
             rows: AtomicU64::new(rows),
             dropped: AtomicBool::new(false),
         }
+    }
+    /// # Errors
+    /// `UnknownKind` if the kind of index was not registered at open.
+    #[inline]
+    pub(crate) fn check_registered(&self) -> Result<()> {
+        match *self.index {
+            AnyKind::Unregistered => {
+                Err(Error::UnknownKind { kind: self.kind.to_string(), table: self.name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+    /// # Errors
+    /// `Unordered` if the index has no order, which `op` needs.
+    pub(crate) fn check_ordered(&self, op: &'static str) -> Result<()> {
+        if self.index.is_ordered() {
+            return Ok(());
+        }
+        Err(Error::Unordered { table: self.name.clone(), op })
     }
     pub(crate) fn add_rows(&self, change: i64) {
         // Never below zero: the count is an estimate once subtrees were dropped.
@@ -87,6 +150,8 @@ impl TableState {
 pub(crate) struct Catalog {
     pub(crate) by_name: BTreeMap<String, Arc<TableState>>,
     pub(crate) by_id: BTreeMap<TableId, Arc<TableState>>,
+    /// Dropped, with pages that may not be freed yet.
+    pub(crate) dropped: BTreeMap<TableId, Index>,
 }
 
 impl Catalog {
@@ -97,39 +162,60 @@ impl Catalog {
     pub(crate) fn remove(&mut self, id: TableId) -> Option<Arc<TableState>> {
         let table = self.by_id.remove(&id)?;
         self.by_name.remove(&table.name);
+        self.dropped.insert(id, table.kind);
         Some(table)
     }
 
     pub(crate) fn encode(&self, next: TableId, out: &mut Vec<u8>) {
         put_varint(out, u64::from(next.0));
-        put_varint(out, self.by_id.len() as u64);
+        put_varint(out, (self.by_id.len() + self.dropped.len()) as u64);
         for table in self.by_id.values() {
-            put_varint(out, u64::from(table.id.0));
-            out.push(table.kind.code());
-            put_varint(out, table.root.page().0);
-            put_varint(out, table.rows.load(Ordering::Relaxed));
-            put_prefixed(out, table.name.as_bytes());
+            let rows = table.rows.load(Ordering::Relaxed);
+            put_table(out, table.id, table.kind, table.root.page(), rows, &table.name);
+        }
+        for (id, kind) in &self.dropped {
+            put_table(out, *id, *kind, PageId::NONE, 0, "");
         }
     }
 
     /// Reads what [`Self::encode`] wrote: the tables and the next id.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, TableId)> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        make: &dyn Fn(Index) -> Arc<AnyKind>,
+    ) -> Option<(Self, TableId)> {
         let mut reader = Reader::new(bytes);
         let next = TableId(u32::try_from(reader.varint()?).ok()?);
         let mut catalog = Self::default();
         for _ in 0..reader.varint()? {
             let id = TableId(u32::try_from(reader.varint()?).ok()?);
-            let kind = Index::of_code(reader.u8()?)?;
+            let code = reader.u8()?;
+            let custom = if code == CUSTOM { reader.prefixed()? } else { b"" };
+            let kind = Index::of_code(code, std::str::from_utf8(custom).ok()?)?;
             let root = PageId(reader.varint()?);
             let rows = reader.varint()?;
             let name = std::str::from_utf8(reader.prefixed()?).ok()?;
-            if root == PageId::NONE || root.0 >= PageId::LIMIT || id >= next {
+            if root.0 >= PageId::LIMIT || id >= next {
                 return None;
             }
-            catalog.insert(Arc::new(TableState::new(id, name, kind, root, rows)));
+            if root == PageId::NONE {
+                catalog.dropped.insert(id, kind);
+                continue;
+            }
+            catalog.insert(Arc::new(TableState::new(id, name, kind, make(kind), root, rows)));
         }
         reader.is_empty().then_some((catalog, next))
     }
+}
+
+fn put_table(out: &mut Vec<u8>, id: TableId, kind: Index, root: PageId, rows: u64, name: &str) {
+    put_varint(out, u64::from(id.0));
+    out.push(kind.code());
+    if let Index::Custom(name) = kind {
+        put_prefixed(out, name.as_bytes());
+    }
+    put_varint(out, root.0);
+    put_varint(out, rows);
+    put_prefixed(out, name.as_bytes());
 }
 
 #[cfg(test)]
@@ -138,17 +224,25 @@ mod tests {
 
     #[test]
     fn the_catalogue_round_trips() {
+        let make = |_| Arc::new(AnyKind::Unregistered);
         let mut catalog = Catalog::default();
-        for (id, name) in [(1, "users"), (7, "clicks")] {
-            let table = TableState::new(TableId(id), name, Index::BTree, PageId(9), 5);
+        for (id, name, kind) in [
+            (1, "users", Index::BTree),
+            (7, "clicks", Index::Custom("mine")),
+            (3, "old", Index::BTree),
+        ] {
+            let table = TableState::new(TableId(id), name, kind, make(kind), PageId(9), 5);
             catalog.insert(Arc::new(table));
         }
+        catalog.remove(TableId(3));
         let mut out = Vec::new();
         catalog.encode(TableId(8), &mut out);
-        let (read, next) = Catalog::decode(&out).unwrap();
+        let (read, next) = Catalog::decode(&out, &make).unwrap();
         assert_eq!(next, TableId(8));
         assert_eq!(read.by_name["clicks"].id, TableId(7));
+        assert_eq!(read.by_name["clicks"].kind, Index::Custom("mine"));
         assert_eq!(read.by_id[&TableId(1)].name, "users");
-        assert!(Catalog::decode(&out[..out.len() - 1]).is_none());
+        assert_eq!(read.dropped[&TableId(3)], Index::BTree);
+        assert!(Catalog::decode(&out[..out.len() - 1], &make).is_none());
     }
 }

@@ -4,6 +4,7 @@
 use crate::catalog::TableState;
 use crate::conflict::{KeyMark, RangeMark, ReadSet};
 use crate::engine::{Engine, Tries};
+use crate::kinds::{AnyGroup, AnyPrepared};
 use crate::options::Durability;
 use crate::record::Record;
 use crate::store::count;
@@ -13,7 +14,9 @@ use crate::value::{Handle, NewValue};
 use crate::write_set::WriteSet;
 use esker_base::sync::{MutexGuard, Ordering};
 use esker_base::{CommitNo, Error, Lsn, PageId, Result, TableId};
-use esker_index::btree::{self, GroupWrite, GroupWrites, Prepared, PreparedGroup, Value};
+use esker_index::kind::{
+    self, Existing, GroupWrite, GroupWrites, Look, PreparedGroup, PreparedWrite, Value,
+};
 use esker_index::pages::{Step, Stop, View};
 use std::cell::RefCell;
 
@@ -31,6 +34,15 @@ pub(crate) enum Expect<'a> {
     Absent,
     /// This value, given also as the handle under which it was read, if it is a large one.
     Value(&'a [u8], Option<Handle>),
+}
+
+impl Expect<'_> {
+    fn look(self) -> Look {
+        match self {
+            Self::Anything => Look::Blind,
+            Self::Absent | Self::Value(..) => Look::Existing,
+        }
+    }
 }
 
 /// Leaves that one commit has made sparse and that are looked at again after it.
@@ -94,10 +106,11 @@ impl Engine {
             Some(handle) => Value::Overflow(*handle),
             None => Value::Inline(value),
         });
+        let look = expect.look();
         let mut tries = Tries::default();
         loop {
             // Outside the turn: bring the leaf in, and its lines into the cache.
-            self.read(View::Current, |session| btree::warm(session, &table.root, key))?;
+            self.read(View::Current, |session| table.index.warm(session, &table.root, key, look))?;
             let mut turn = self.enter(0);
             self.check_writable()?;
             if table.dropped.load(Ordering::Relaxed) {
@@ -149,34 +162,33 @@ impl Engine {
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
         let changed = || session.changed().then_some(commit);
-        let mut prepared = match btree::prepare(&session, &table.root, key, new.as_ref()) {
+        let prepared = table.index.prepare(&session, &table.root, key, new.as_ref(), expect.look());
+        let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(stop) => return (changed(), Err(stop)),
         };
         if !is_expected(&prepared, expect) {
             return (changed(), Ok(OneWrite::Refused));
         }
-        let existing = Existing::of(&prepared);
-        if new.is_none() && matches!(existing, Existing::None) {
+        if new.is_none() && prepared.existing() == Existing::Absent {
             // Deleting what is not there changes nothing: no record, no commit.
             return (changed(), Ok(OneWrite::Nothing(tail.position())));
         }
         let lsn = self.wal.append(tail, commit, &[payload]);
-        match new {
+        if let Some(old) = prepared.replaced() {
+            self.free_large(&session, &old);
+        }
+        let rows = match new {
             Some(value) => prepared.put(value),
             None => prepared.delete(),
-        }
+        };
         if let Some(large) = large {
             large.commit(commit);
-        }
-        if let Existing::Large(old) = existing {
-            let range = old.range(self.store.frames.content_bytes());
-            session.note_freed(range.first, range.pages);
         }
         if ring.is_recording() {
             ring.wrote(commit, KeyMark::new(table.id, key));
         }
-        let (rows, sparse) = (existing.rows_change(new.is_some()), prepared.is_sparse());
+        let sparse = prepared.is_sparse();
         // Before the latch goes: who reads the leaf then may see this commit.
         self.store.published.store(commit.0, Ordering::Release);
         (Some(commit), Ok(OneWrite::Done { lsn, rows, sparse }))
@@ -199,7 +211,7 @@ impl Engine {
             let Turn { cuts, reserve, .. } = &mut *turn;
             let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
             session.set_table(table.id);
-            let merged = btree::merge_at(&session, &table.root, key);
+            let merged = table.index.tidy(&session, &table.root, key);
             let changed = session.changed();
             drop(session);
             self.leave_early(turn, commit, changed);
@@ -288,8 +300,11 @@ impl Engine {
             }
             let table = &set.tables[point.table as usize];
             // Branches are read at once, leaves together.
-            let leaf = self
-                .read(View::Current, |session| btree::leaf_of(session, &table.root, point.key))?;
+            let leaf = self.read(View::Current, |session| {
+                let root = &table.root;
+                table.index.page_of(session, root, View::Current, point.key, Look::Blind)
+            })?;
+            let Some(leaf) = leaf else { continue };
             if self.store.resident.get(leaf).is_none() && missing.last() != Some(&leaf) {
                 missing.push(leaf);
                 if missing.len() == 32 {
@@ -320,7 +335,7 @@ impl Engine {
             let commit = turn.last.next();
             let Turn { tail, cuts, ring, reserve, .. } = &mut *turn;
             let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
-            let mut groups: Vec<(u32, PreparedGroup<'_, TurnSession<'_>>)> = Vec::new();
+            let mut groups: Vec<(u32, AnyGroup<'_, '_>)> = Vec::new();
             let stop = loop {
                 let done: usize = groups.iter().map(|(_, group)| group.len()).sum();
                 if done == set.len() {
@@ -392,13 +407,10 @@ impl Engine {
     fn apply_group(
         &self,
         session: &TurnSession<'_>,
-        group: &mut PreparedGroup<'_, TurnSession<'_>>,
+        group: &mut AnyGroup<'_, '_>,
         writes: &Writes<'_, '_, '_>,
     ) -> i64 {
-        group.apply(writes, &mut |old| {
-            let range = Handle::decode(&old).range(self.store.frames.content_bytes());
-            session.note_freed(range.first, range.pages);
-        })
+        group.apply(writes, &mut |old| self.free_large(session, &old))
     }
 
     /// A single range delete, latched like an ordinary write.
@@ -442,25 +454,21 @@ impl Engine {
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
         let high = range.span.high.as_deref();
-        let plan = match btree::prepare_delete_range(&session, &table.root, &range.span.low, high) {
+        let low = &range.span.low;
+        let plan = match table.index.prepare_delete_range(&session, &table.root, low, high) {
             Ok(plan) => plan,
             Err(stop) => return (session.changed().then_some(commit), Err(stop)),
         };
         let lsn = self.wal.append(tail, commit, &[job.payload]);
-        let rows = self.apply_range(&session, plan);
+        let rows = plan(&mut |old| self.free_large(&session, &old));
         ring.wrote_range(commit, RangeMark::new(table.id, &range.span.low, high));
         (Some(commit), Ok((lsn, commit, rows)))
     }
 
-    fn apply_range<'a>(
-        &self,
-        session: &'a TurnSession<'_>,
-        plan: btree::RangePlan<'a, TurnSession<'_>>,
-    ) -> i64 {
-        plan.apply(&mut |old| {
-            let range = Handle::decode(&old).range(self.store.frames.content_bytes());
-            session.note_freed(range.first, range.pages);
-        })
+    /// Gives up the pages of a large value that nothing refers to any more.
+    pub(crate) fn free_large(&self, session: &TurnSession<'_>, old: &kind::Handle) {
+        let range = Handle::decode(old).range(self.store.frames.content_bytes());
+        session.note_freed(range.first, range.pages);
     }
 
     /// For write sets too large to latch, or that mix range deletes with other writes: the turn is held
@@ -501,9 +509,9 @@ impl Engine {
             let table = &set.tables[range.table as usize];
             let high = range.span.high.as_deref();
             let rows = self.in_turn(turn, table.id, commit, |session| {
-                let plan =
-                    btree::prepare_delete_range(session, &table.root, &range.span.low, high)?;
-                Ok(self.apply_range(session, plan))
+                let low = &range.span.low;
+                let plan = table.index.prepare_delete_range(session, &table.root, low, high)?;
+                Ok(plan(&mut |old| self.free_large(session, &old)))
             })?;
             table.add_rows(rows);
             turn.ring.wrote_range(commit, RangeMark::new(table.id, &range.span.low, high));
@@ -585,7 +593,7 @@ impl Engine {
 
     /// Longest value that stays in its leaf.
     pub(crate) fn max_inline_value_bytes(&self) -> usize {
-        btree::max_inline_value_bytes(self.store.frames.content_bytes())
+        kind::max_inline_value_bytes(self.store.frames.content_bytes())
     }
 
     /// Pages that a value takes outside its leaf.
@@ -605,7 +613,7 @@ impl Engine {
     }
 
     pub(crate) fn check_key(&self, key: &[u8]) -> Result<()> {
-        let limit = btree::max_key_bytes(self.store.frames.content_bytes());
+        let limit = kind::max_key_bytes(self.store.frames.content_bytes());
         if key.is_empty() {
             return Err(Error::invalid("empty key", "keys have at least one byte"));
         }
@@ -683,13 +691,14 @@ impl GroupWrites for Writes<'_, '_, '_> {
 /// Latches the next leaf and makes room in it for all of the following writes that fall into it.
 fn prepare_next<'a, 's>(
     session: &'a TurnSession<'s>,
-    job: &Job<'_, '_>,
+    job: &Job<'a, '_>,
     done: usize,
-) -> Step<(u32, PreparedGroup<'a, TurnSession<'s>>)> {
-    let first = job.set.get(done).table;
-    let table = &job.set.tables[first as usize];
+) -> Step<(u32, AnyGroup<'a, 's>)> {
+    let set = job.set;
+    let first = set.get(done).table;
+    let table = &set.tables[first as usize];
     session.set_table(table.id);
-    let group = btree::prepare_group(session, &table.root, &job.writes_from(done))?;
+    let group = table.index.prepare_group(session, &table.root, &job.writes_from(done))?;
     Ok((first, group))
 }
 
@@ -707,37 +716,13 @@ enum OneWrite {
     },
 }
 
-/// What a key holds before a write.
-enum Existing {
-    None,
-    Inline,
-    Large(Handle),
-}
-
-impl Existing {
-    fn of(prepared: &Prepared<'_, TurnSession<'_>>) -> Self {
-        match prepared.existing() {
-            None => Self::None,
-            Some(Value::Inline(_)) => Self::Inline,
-            Some(Value::Overflow(handle)) => Self::Large(Handle::decode(&handle)),
-        }
-    }
-    fn rows_change(&self, put: bool) -> i64 {
-        match (self, put) {
-            (Self::None, true) => 1,
-            (Self::None, false) | (_, true) => 0,
-            (_, false) => -1,
-        }
-    }
-}
-
-fn is_expected(prepared: &Prepared<'_, TurnSession<'_>>, expect: Expect<'_>) -> bool {
+fn is_expected(prepared: &AnyPrepared<'_, '_>, expect: Expect<'_>) -> bool {
     match (expect, prepared.existing()) {
-        (Expect::Anything, _) | (Expect::Absent, None) => true,
-        (Expect::Absent, Some(_)) | (Expect::Value(..), None) => false,
-        (Expect::Value(wanted, _), Some(Value::Inline(found))) => wanted == found,
-        (Expect::Value(_, handle), Some(Value::Overflow(found))) => {
+        (Expect::Anything, _) | (Expect::Absent, Existing::Absent) => true,
+        (Expect::Value(wanted, _), Existing::Present(Value::Inline(found))) => wanted == found,
+        (Expect::Value(_, handle), Existing::Present(Value::Overflow(found))) => {
             handle == Some(Handle::decode(&found))
         }
+        (Expect::Absent | Expect::Value(..), _) => false,
     }
 }

@@ -4,6 +4,7 @@ use crate::background::Threads;
 use crate::batch::Batch;
 use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
+use crate::kinds::AnyKind;
 use crate::options::Options;
 use crate::record::Record;
 use crate::snapshot::Snapshot;
@@ -109,7 +110,7 @@ impl Database {
     /// A table that exists.
     ///
     /// # Errors
-    /// `UnknownTable`.
+    /// `UnknownTable`; `UnknownKind` if its kind of index was not registered at open.
     pub fn open_table(&self, name: &str) -> Result<Table> {
         let engine = self.engine();
         if engine.closed.load(Ordering::Acquire) {
@@ -117,6 +118,7 @@ impl Database {
         }
         let state =
             engine.find_table(name).ok_or_else(|| Error::UnknownTable { name: name.to_owned() })?;
+        state.check_registered()?;
         Ok(self.handle(state))
     }
 
@@ -131,14 +133,24 @@ impl Database {
                 format!("{} bytes, from 1 to {TABLE_NAME_BYTES_MAX}", name.len()),
             ));
         }
+        if kind.custom_name().len() > TABLE_NAME_BYTES_MAX {
+            return Err(Error::invalid("name of an index kind", format!("{} bytes", name.len())));
+        }
         let engine = self.engine();
         let state = self.define(|turn, commit| {
             if engine.find_table(name).is_some() {
                 return Err(Error::invalid("table exists", name));
             }
             let id = turn.next_table;
-            let record =
-                Record::CreateTable { table: id, kind: kind.code(), name: name.as_bytes() };
+            if matches!(AnyKind::of(kind, &engine.options), AnyKind::Unregistered) {
+                return Err(Error::UnknownKind { kind: kind.to_string(), table: name.to_owned() });
+            }
+            let record = Record::CreateTable {
+                table: id,
+                kind: kind.code(),
+                name: name.as_bytes(),
+                custom: kind.custom_name().as_bytes(),
+            };
             let lsn = engine.log_definition(turn, commit, &record);
             let made = engine.make_table(turn, id, name, kind, commit);
             Ok((lsn, made))
@@ -153,6 +165,7 @@ impl Database {
             let table = engine
                 .find_table(name)
                 .ok_or_else(|| Error::UnknownTable { name: name.to_owned() })?;
+            table.check_registered()?;
             let record = Record::DropTable { table: table.id };
             let lsn = engine.log_definition(turn, commit, &record);
             Ok((lsn, engine.unmake_table(turn, &table, commit)))
@@ -165,7 +178,7 @@ impl Database {
         &self,
         change: impl Fn(&mut crate::turn::Turn, CommitNo) -> Result<(Lsn, Result<R>)>,
     ) -> Result<R> {
-        const RECORD_BYTES_MAX: usize = TABLE_NAME_BYTES_MAX + 32;
+        const RECORD_BYTES_MAX: usize = 2 * TABLE_NAME_BYTES_MAX + 32;
         let engine = self.engine();
         engine.check_writable()?;
         let (lsn, result) = loop {
@@ -190,10 +203,10 @@ impl Database {
         Ok(result)
     }
 
-    /// The tables, by name.
+    /// The tables, by name; without those whose kind of index was not registered at open.
     pub fn tables(&self) -> Vec<Table> {
         let catalog = self.engine().catalog.read();
-        let tables = catalog.by_name.values();
+        let tables = catalog.by_name.values().filter(|table| table.check_registered().is_ok());
         tables.map(|state| self.handle(Arc::clone(state))).collect()
     }
 

@@ -1,6 +1,7 @@
 //! The engine: what all handles of a database share, and how calls go on when an index stops.
 
 use crate::catalog::{Catalog, TableState};
+use crate::kinds::Logic;
 use crate::options::{Durability, Options};
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
@@ -30,6 +31,8 @@ pub(crate) struct Engine {
     pub(crate) lock: Mutex<Option<Box<dyn esker_io::Lock>>>,
     // Provide their own synchronisation.
     pub(crate) store: Store,
+    /// The kinds of all tables, which the store shares.
+    pub(crate) logic: Arc<Logic>,
     pub(crate) wal: Wal,
     pub(crate) turn: Mutex<Turn>,
     /// Woken when the transaction that runs alone has ended.
@@ -112,6 +115,7 @@ impl Engine {
     pub(crate) fn new(
         options: Options,
         store: Store,
+        logic: Arc<Logic>,
         wal: Wal,
         turn: Turn,
         catalog: Catalog,
@@ -123,6 +127,7 @@ impl Engine {
             options,
             lock: Mutex::new(None),
             store,
+            logic,
             checkpoint_lsn: AtomicU64::new(superblock.log_start.0),
             wal,
             turn: Mutex::new(turn),

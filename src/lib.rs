@@ -25,7 +25,7 @@
 //! | `engine`, `turn`, `commit`, `write_set`, `conflict` | the commit turn |
 //! | `open`, `record`, `catalog`, `background` | recovery, the log's meaning, upkeep |
 //! | `store` | pages, versions, segments, checkpoint, cleaning |
-//! | `logic`, `value` | what the store must know of the B-tree; values outside leaves |
+//! | `kinds`, `value` | the kinds of index as the engine calls them; values outside leaves |
 //! | `verify`, `stats`, `options`, `range`, `merge` | |
 //!
 //! DESIGN.md explains the whole.
@@ -42,7 +42,7 @@ mod commit;
 mod conflict;
 mod db;
 mod engine;
-mod logic;
+mod kinds;
 mod merge;
 mod open;
 mod options;

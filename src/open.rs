@@ -11,7 +11,7 @@ use crate::commit::Job;
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
 use crate::engine::Engine;
-use crate::logic::BTreeLogic;
+use crate::kinds::{AnyKind, Logic};
 use crate::options::Options;
 use crate::range::Span;
 use crate::record::Record;
@@ -19,7 +19,7 @@ use crate::store::checkpoint::{self, Metadata};
 use crate::store::image::segment_of_name;
 use crate::store::pages::Reserve;
 use crate::store::superblock::{self, Superblock};
-use crate::store::{Store, StoreOptions, disk_reserve};
+use crate::store::{PageLogic, Store, StoreOptions, disk_reserve};
 use crate::turn::{Cuts, Turn};
 use crate::write_set::WriteSet;
 use esker_base::codec::Reader;
@@ -118,10 +118,11 @@ fn create(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     let page_bytes = options.page_bytes;
     let (wal, tail) = Wal::create(Arc::clone(disk), wal_options(options, database, 1), 1, Lsn(0))?;
     let store_options = store_options(options, page_bytes);
-    let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
+    let logic = Arc::new(Logic::new(page_bytes - 64));
+    let store_logic: Arc<dyn PageLogic> = Arc::<Logic>::clone(&logic);
     let state = Store::empty_state(&store_options);
     let store =
-        Store::new(Arc::clone(disk), database, store_options, logic, state, 1, CommitNo(0))?;
+        Store::new(Arc::clone(disk), database, store_options, store_logic, state, 1, CommitNo(0))?;
     let mut engine_part = Vec::new();
     Catalog::default().encode(TableId(1), &mut engine_part);
     let mut superblock = Superblock {
@@ -138,7 +139,7 @@ fn create(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     superblock::create(&**disk, &superblock)?;
     let turn = new_turn(tail, CommitNo(0), TableId(1));
     let catalog = Catalog::default();
-    Ok(Engine::new(options.clone(), store, wal, turn, catalog, superblock))
+    Ok(Engine::new(options.clone(), store, logic, wal, turn, catalog, superblock))
 }
 
 fn new_turn(tail: esker_wal::Tail, last: CommitNo, next_table: TableId) -> Turn {
@@ -213,7 +214,8 @@ fn recover_with_log_on(
     let name = superblock::checkpoint_name(superblock.checkpoint);
     let Metadata { commit, next_number, mut state, engine } =
         checkpoint::decode(&payload, &store_options, &name)?;
-    let (catalog, next_table) = Catalog::decode(&engine)
+    let make = |kind| Arc::new(AnyKind::of(kind, options));
+    let (mut catalog, next_table) = Catalog::decode(&engine, &make)
         .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
     check_segments(&**disk, &mut state)?;
 
@@ -234,18 +236,35 @@ fn recover_with_log_on(
         end.highest_sequence + 1,
         start,
     )?;
-    let logic = Arc::new(BTreeLogic { content_bytes: page_bytes - 64 });
+    let logic = Arc::new(Logic::new(page_bytes - 64));
     let store = Store::new(
         Arc::clone(disk),
         database,
         store_options,
-        logic,
+        Arc::<Logic>::clone(&logic),
         state,
         next_number + NUMBERS_SKIPPED,
         commit,
     )?;
+    // Dropped tables of which nothing is left to free need not be remembered.
+    {
+        let state = store.state.lock();
+        let waiting: std::collections::BTreeSet<TableId> = state
+            .trees
+            .iter()
+            .map(|tree| tree.table)
+            .chain(state.freed.iter().map(|freed| freed.table))
+            .collect();
+        catalog.dropped.retain(|id, _| waiting.contains(id));
+    }
+    for table in catalog.by_id.values() {
+        logic.set(table.id, Arc::clone(&table.index));
+    }
+    for (id, kind) in &catalog.dropped {
+        logic.set(*id, make(*kind));
+    }
     let turn = new_turn(tail, commit, next_table);
-    let engine = Engine::new(options.clone(), store, wal, turn, catalog, superblock);
+    let engine = Engine::new(options.clone(), store, logic, wal, turn, catalog, superblock);
     engine.store.note_reserve()?;
     replay(&engine, &**disk, superblock, commit)?;
     if !Arc::ptr_eq(disk, log_disk) {
@@ -361,7 +380,11 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
                 .ok_or_else(|| bad_record("it has a good checksum and does not decode"))?;
             let table_of = |id: TableId| {
                 let table = engine.catalog.read().by_id.get(&id).cloned();
-                table.ok_or_else(|| bad_record("it names a table that does not exist"))
+                let table =
+                    table.ok_or_else(|| bad_record("it names a table that does not exist"))?;
+                // What the log holds for it would be lost.
+                table.check_registered()?;
+                Ok::<_, Error>(table)
             };
             match record {
                 Record::Put { table, key, value } => {
@@ -376,10 +399,12 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
                 Record::ClearTable { table } => {
                     set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
                 }
-                Record::CreateTable { table, kind, name } => {
+                Record::CreateTable { table, kind, name, custom } => {
                     replay_set(engine, std::mem::take(&mut set), last)?;
-                    let kind =
-                        Index::of_code(kind).ok_or_else(|| bad_record("unknown index kind"))?;
+                    let custom = std::str::from_utf8(custom)
+                        .map_err(|error| bad_record(&format!("index kind: {error}")))?;
+                    let kind = Index::of_code(kind, custom)
+                        .ok_or_else(|| bad_record("unknown index kind"))?;
                     let name = std::str::from_utf8(name)
                         .map_err(|error| bad_record(&format!("table name: {error}")))?;
                     let mut turn = engine.turn.lock();
@@ -429,8 +454,14 @@ impl Engine {
         kind: Index,
         commit: CommitNo,
     ) -> Result<Arc<TableState>> {
-        let root = self.in_turn(turn, id, commit, |session| esker_index::btree::create(session))?;
-        let mut table = TableState::new(id, name, kind, root, 0);
+        let index = Arc::new(AnyKind::of(kind, &self.options));
+        if matches!(*index, AnyKind::Unregistered) {
+            let (kind, table) = (kind.to_string(), name.to_owned());
+            return Err(Error::UnknownKind { kind, table });
+        }
+        self.logic.set(id, Arc::clone(&index));
+        let root = self.in_turn(turn, id, commit, |session| index.create(session))?;
+        let mut table = TableState::new(id, name, kind, index, root, 0);
         table.created_at = commit;
         let table = Arc::new(table);
         turn.next_table = turn.next_table.max(TableId(id.0 + 1));

@@ -1,10 +1,12 @@
 //! Settings, and how a database is opened with them.
 
 use crate::db::Database;
+use crate::kinds::Kinds;
 use crate::merge::{MergeFn, Operators};
 use crate::open;
 use esker_base::sync::Arc;
 use esker_base::{Error, Result};
+use esker_index::kind::Kind;
 use esker_io::Disk;
 use esker_io::mem::MemDisk;
 use esker_io::os::OsDisk;
@@ -51,6 +53,7 @@ pub struct Options {
     pub(crate) log_distance_bytes: u64,
     pub(crate) log_file_bytes: u64,
     pub(crate) operators: Operators,
+    pub(crate) kinds: Kinds,
     pub(crate) background: bool,
 }
 
@@ -66,6 +69,7 @@ impl Default for Options {
             log_distance_bytes: 256 << 20,
             log_file_bytes: 64 << 20,
             operators: Operators::default(),
+            kinds: Kinds::default(),
             background: true,
         }
     }
@@ -149,6 +153,19 @@ impl Options {
     ) -> Self {
         let merge: Arc<MergeFn> = Arc::new(merge);
         self.operators.insert(name, merge);
+        self
+    }
+
+    /// Registers a kind of index of your own, for tables made with [`Index::Custom`](crate::Index::Custom). `make` is called for
+    /// each table of that kind. A database whose tables need kinds that are not registered opens; those tables are
+    /// unusable until it is opened with them.
+    #[must_use]
+    pub fn index_kind<K: Kind>(
+        mut self,
+        name: &'static str,
+        make: impl Fn() -> K + Send + Sync + 'static,
+    ) -> Self {
+        self.kinds.insert(name, make);
         self
     }
 

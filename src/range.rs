@@ -60,6 +60,14 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Of all keys.
+    pub(crate) fn all() -> Self {
+        Self { low: Vec::new(), high: None }
+    }
+    /// True if it is that.
+    pub(crate) fn is_all(&self) -> bool {
+        self.low.is_empty() && self.high.is_none()
+    }
     pub(crate) fn of(range: &impl KeyRange) -> Self {
         let (low, high) = range.bounds();
         let low = match low {

@@ -5,13 +5,14 @@
 //!   1 put           key, value      (each: length varint, bytes)
 //!   2 delete        key
 //!   3 delete range  low, has-high u8, high
-//!   4 create table  kind u8, name
+//!   4 create table  kind u8, name, and, if the kind is 4 (custom), its name
 //!   5 drop table
 //!   6 clear table
 //! ```
 //!
 //! Kind 7 is set aside for merge operands, 8 for absolute expiry times.
 
+use crate::catalog::CUSTOM;
 use esker_base::TableId;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 
@@ -26,12 +27,33 @@ const CLEAR_TABLE: u8 = 6;
 /// One effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
-    Put { table: TableId, key: &'a [u8], value: &'a [u8] },
-    Delete { table: TableId, key: &'a [u8] },
-    DeleteRange { table: TableId, low: &'a [u8], high: Option<&'a [u8]> },
-    CreateTable { table: TableId, kind: u8, name: &'a [u8] },
-    DropTable { table: TableId },
-    ClearTable { table: TableId },
+    Put {
+        table: TableId,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        table: TableId,
+        key: &'a [u8],
+    },
+    DeleteRange {
+        table: TableId,
+        low: &'a [u8],
+        high: Option<&'a [u8]>,
+    },
+    /// `custom` names the kind if it is [`CUSTOM`](crate::catalog::CUSTOM), else it is empty.
+    CreateTable {
+        table: TableId,
+        kind: u8,
+        name: &'a [u8],
+        custom: &'a [u8],
+    },
+    DropTable {
+        table: TableId,
+    },
+    ClearTable {
+        table: TableId,
+    },
 }
 
 impl<'a> Record<'a> {
@@ -59,10 +81,13 @@ impl<'a> Record<'a> {
                     put_prefixed(out, high);
                 }
             }
-            Self::CreateTable { table, kind, name } => {
+            Self::CreateTable { table, kind, name, custom } => {
                 head(CREATE_TABLE, table);
                 out.push(kind);
                 put_prefixed(out, name);
+                if kind == CUSTOM {
+                    put_prefixed(out, custom);
+                }
             }
             Self::DropTable { table } => head(DROP_TABLE, table),
             Self::ClearTable { table } => head(CLEAR_TABLE, table),
@@ -86,7 +111,9 @@ impl<'a> Record<'a> {
                 },
             },
             CREATE_TABLE => {
-                Self::CreateTable { table, kind: reader.u8()?, name: reader.prefixed()? }
+                let (kind, name) = (reader.u8()?, reader.prefixed()?);
+                let custom = if kind == CUSTOM { reader.prefixed()? } else { b"" };
+                Self::CreateTable { table, kind, name, custom }
             }
             DROP_TABLE => Self::DropTable { table },
             CLEAR_TABLE => Self::ClearTable { table },
@@ -107,7 +134,8 @@ mod tests {
             Record::Delete { table, key: b"" },
             Record::DeleteRange { table, low: b"a", high: Some(b"b") },
             Record::DeleteRange { table, low: b"", high: None },
-            Record::CreateTable { table, kind: 1, name: b"name" },
+            Record::CreateTable { table, kind: 1, name: b"name", custom: b"" },
+            Record::CreateTable { table, kind: 4, name: b"name", custom: b"mine" },
             Record::DropTable { table },
             Record::ClearTable { table },
         ];

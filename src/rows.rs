@@ -1,16 +1,20 @@
 //! Scans: the rows of a range as of a cut.
 //!
-//! A scan copies one leaf at a time (one memory copy under its latch, if it is the current page), then
-//! lends rows out of the copy: nothing is locked between rows.
+//! A cursor copies one page at a time (one memory copy under its latch, if it is the current page), then
+//! lends rows out of the copy: nothing is locked between rows. What the cursor misses is read here, together with what it
+//! is going to miss.
 
+use crate::engine::Tries;
+use crate::kinds::AnyCursor;
 use crate::range::Span;
-use crate::store::frame::{Ahead, FrameId};
+use crate::store::frame::Ahead;
+use crate::store::pages::Session;
 use crate::table::{HeldCut, Table, large};
 use crate::value::Handle;
 use esker_base::sync::Arc;
 use esker_base::{PageId, Result};
-use esker_index::btree::{self, Direction, LeafCopy, Value};
-use esker_index::pages::View;
+use esker_index::kind::{Direction, Value};
+use esker_index::pages::{Stop, View};
 
 /// A row of a scan, taken out of it.
 #[derive(Clone, Debug)]
@@ -38,30 +42,27 @@ impl Row {
 }
 
 /// One end of a scan.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct End {
-    copy: LeafCopy,
-    /// The next row of the copy to give, counted from the front; for the back end, one past it.
-    at: usize,
-    /// Rows of the copy inside the span.
-    first: usize,
-    last: usize,
+    cursor: AnyCursor,
     started: bool,
     done: bool,
     large: Vec<u8>,
-    /// The lines of the next leaf.
+    /// The lines of the next page.
     ahead: Ahead,
-    /// Leaves asked for at once the last time, and how many of them are still to come.
-    window: usize,
-    asked_for: usize,
 }
 
 impl End {
-    /// Lends row `i` of the copy.
-    fn lend(&mut self, table: &Table, i: usize) -> Result<(&[u8], &[u8])> {
-        // While this leaf's rows are looked at, the next one's lines come in.
+    fn new(cursor: AnyCursor, done: bool) -> Self {
+        Self { cursor, started: false, done, large: Vec::new(), ahead: Ahead::default() }
+    }
+
+    /// Lends the row that the cursor is at.
+    #[inline]
+    fn lend(&mut self, table: &Table) -> Result<(&[u8], &[u8])> {
+        // While this page's rows are looked at, the next one's lines come in.
         table.engine.store.frames.prefetch_some(&mut self.ahead);
-        let (key, value) = self.copy.row(i);
+        let (key, value) = self.cursor.row();
         match value {
             Value::Inline(value) => Ok((key, value)),
             Value::Overflow(handle) => {
@@ -69,26 +70,25 @@ impl End {
                     .inspect_err(|_| self.done = true)?;
                 Ok((key, &self.large))
             }
+            Value::Tombstone => unreachable!("cursors do not show them"),
         }
     }
 }
 
 /// The rows of a range, in key order, as of one moment, however long the scan takes.
 ///
-/// As an [`Iterator`] it gives owned rows. [`Rows::next_row`] lends them instead, without allocating.
+/// As an [`Iterator`] it gives owned rows. [`Rows::next_row`] lends them instead, without allocating. The rows of
+/// a table without order come in any, and have no back.
 #[derive(Debug)]
 pub struct Rows {
     table: Table,
     cut: Arc<HeldCut>,
     span: Span,
     front: End,
-    back: End,
-    upcoming: Vec<PageId>,
+    /// Made when it is first asked for.
+    back: Option<Box<End>>,
+    missing: Vec<PageId>,
 }
-
-/// Leaves asked for at once by a scan that goes on: two at its second leaf, then twice as many each time,
-/// up to this.
-const READ_AHEAD_MAX: usize = 32;
 
 impl Rows {
     pub(crate) fn new(table: Table, cut: HeldCut, span: Span) -> Self {
@@ -97,9 +97,9 @@ impl Rows {
 
     /// At a cut that others hold too.
     pub(crate) fn at(table: Table, cut: Arc<HeldCut>, span: Span) -> Self {
-        let done = span.is_empty();
-        let end = || End { done, ..End::default() };
-        Self { table, cut, span, front: end(), back: end(), upcoming: Vec::new() }
+        let cursor = table.state.index.cursor(&span.low, span.high.as_deref(), Direction::Forward);
+        let front = End::new(cursor, span.is_empty());
+        Self { table, cut, span, front, back: None, missing: Vec::new() }
     }
 
     /// Lends the next row: key and value.
@@ -107,44 +107,68 @@ impl Rows {
     /// # Errors
     /// `Io`, `Corrupt`; after an error the scan gives nothing more.
     pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
-        if !self.advance(Direction::Forward)? {
+        if self.front.done {
             return Ok(None);
         }
-        let i = self.front.at;
-        self.front.at += 1;
-        if self.back.started && self.has_met(Direction::Forward, i) {
+        let next = self.front.cursor.next_in_memory();
+        let found = match next {
+            Some(found) => found,
+            None => self.look(Direction::Forward)?,
+        };
+        self.front.started = true;
+        if !found {
+            self.front.done = true;
             return Ok(None);
         }
-        self.front.lend(&self.table, i).inspect_err(|_| self.back.done = true).map(Some)
+        if self.back.is_some() && self.has_met(Direction::Forward) {
+            return Ok(None);
+        }
+        self.front.lend(&self.table).map(Some)
     }
 
     /// Lends the next row from the other end: key and value.
     ///
     /// # Errors
-    /// As [`Self::next_row`].
+    /// As [`Self::next_row`]; `Unordered` if the table has no order, and so no other end.
     pub fn next_row_back(&mut self) -> Result<Option<(&[u8], &[u8])>> {
-        if !self.advance(Direction::Backward)? {
+        if self.back.is_none() {
+            let state = &self.table.state;
+            state.check_ordered("the last row")?;
+            let (low, high) = (&self.span.low, self.span.high.as_deref());
+            let cursor = state.index.cursor(low, high, Direction::Backward);
+            let done = self.span.is_empty() || self.front.done;
+            self.back = Some(Box::new(End::new(cursor, done)));
+        }
+        let back = self.back.as_mut().expect("made above");
+        if back.done {
             return Ok(None);
         }
-        self.back.at -= 1;
-        let i = self.back.at;
-        if self.front.started && self.has_met(Direction::Backward, i) {
+        let found = match back.cursor.next_in_memory() {
+            Some(found) => found,
+            None => self.look(Direction::Backward)?,
+        };
+        let back = self.back.as_mut().expect("made above");
+        back.started = true;
+        if !found {
+            back.done = true;
             return Ok(None);
         }
-        self.back.lend(&self.table, i).inspect_err(|_| self.front.done = true).map(Some)
+        if self.front.started && self.has_met(Direction::Backward) {
+            return Ok(None);
+        }
+        self.back.as_mut().expect("made above").lend(&self.table).map(Some)
     }
 
     /// True if the row that one end is about to give was given by the other, which has started: then
     /// both are done.
-    fn has_met(&mut self, direction: Direction, i: usize) -> bool {
-        let (front, back) = (&mut self.front, &mut self.back);
-        // An end that is done has given everything; one that is not stands in the leaf of the row that
-        // it gave last.
+    fn has_met(&mut self, direction: Direction) -> bool {
+        let (front, back) = (&mut self.front, self.back.as_mut().expect("both ends are in use"));
+        // An end that is done has given everything; one that is not stands at the row that it gave last.
         let met = match direction {
-            Direction::Forward => back.done || front.copy.row(i).0 >= back.copy.row(back.at).0,
-            Direction::Backward => {
-                front.done || back.copy.row(i).0 <= front.copy.row(front.at - 1).0
+            Direction::Forward => {
+                back.done || (back.started && front.cursor.row().0 >= back.cursor.row().0)
             }
+            Direction::Backward => front.done || back.cursor.row().0 <= front.cursor.row().0,
         };
         if met {
             front.done = true;
@@ -153,107 +177,64 @@ impl Rows {
         met
     }
 
-    /// Makes sure that the end's copy has a row to give; false at the end of the scan.
-    fn advance(&mut self, direction: Direction) -> Result<bool> {
-        loop {
-            let end = match direction {
-                Direction::Forward => &self.front,
-                Direction::Backward => &self.back,
-            };
-            if end.done {
-                return Ok(false);
-            }
-            let has_row = match direction {
-                Direction::Forward => end.started && end.at < end.last,
-                Direction::Backward => end.started && end.at > end.first,
-            };
-            if has_row {
-                return Ok(true);
-            }
-            if let Err(error) = self.next_leaf(direction) {
-                self.front.done = true;
-                self.back.done = true;
-                return Err(error);
+    /// Moves a cursor that must look at pages, and brings in what it needs; false at the end of the scan.
+    #[cold]
+    fn look(&mut self, direction: Direction) -> Result<bool> {
+        let result = self.try_look(direction);
+        if result.is_err() {
+            self.front.done = true;
+            if let Some(back) = &mut self.back {
+                back.done = true;
             }
         }
+        result
     }
 
-    /// Copies the next leaf of the scan.
-    fn next_leaf(&mut self, direction: Direction) -> Result<()> {
+    fn try_look(&mut self, direction: Direction) -> Result<bool> {
         let engine = &self.table.engine;
         let view = View::Cut(self.cut.commit);
         let root = &self.table.state.root;
         let end = match direction {
             Direction::Forward => &mut self.front,
-            Direction::Backward => &mut self.back,
+            Direction::Backward => self.back.as_mut().expect("made before it is used"),
         };
-        // Where the copy so far ends, the next one begins.
-        let bound: Option<Vec<u8>> = match (direction, end.started) {
-            (Direction::Forward, false) => Some(self.span.low.clone()),
-            (Direction::Backward, false) => self.span.high.clone(),
-            (Direction::Forward, true) => {
-                let Some(high) = end.copy.high_fence() else {
-                    end.done = true;
-                    return Ok(());
-                };
-                Some(high.to_vec())
-            }
-            (Direction::Backward, true) => {
-                let low = end.copy.low_fence();
-                if low.is_empty() {
-                    end.done = true;
-                    return Ok(());
+        let mut tries = Tries::default();
+        loop {
+            let stop = {
+                let session = Session::new(&engine.store);
+                match end.cursor.next(&session, root, view) {
+                    Ok(found) => {
+                        if let Some(next) = end.cursor.ahead() {
+                            let frames = &engine.store.frames;
+                            end.ahead = frames.plan_ahead(next.hint, next.rows, next.used_bytes);
+                        }
+                        return Ok(found);
+                    }
+                    Err(stop) => {
+                        self.missing.clear();
+                        if matches!(stop, Stop::Missing(_)) {
+                            // Read-ahead: what stands in the way here is met again by the cursor itself.
+                            let ahead =
+                                end.cursor.upcoming(&session, root, view, &mut self.missing);
+                            if ahead.is_err() {
+                                self.missing.clear();
+                            }
+                        }
+                        stop
+                    }
                 }
-                Some(low.to_vec())
+            };
+            if let Stop::Missing(page) = stop {
+                self.missing
+                    .retain(|other| *other != page && engine.store.resident.get(*other).is_none());
+                if !self.missing.is_empty() {
+                    self.missing.insert(0, page);
+                    // An error is met again, and told, below.
+                    let _ignored = engine.store.load_many(&self.missing, view).is_err();
+                }
             }
-        };
-        let past = match direction {
-            Direction::Forward => {
-                bound.as_ref().zip(self.span.high.as_ref()).is_some_and(|(at, high)| at >= high)
-            }
-            Direction::Backward => {
-                end.started && bound.as_ref().is_some_and(|at| *at <= self.span.low)
-            }
-        };
-        if past {
-            end.done = true;
-            return Ok(());
+            engine.follow_up(stop, view, &mut tries)?;
         }
-        if end.started && end.asked_for == 0 {
-            end.window = (end.window * 2).clamp(2, READ_AHEAD_MAX);
-            end.asked_for = end.window;
-            let window = end.window;
-            let upcoming = &mut self.upcoming;
-            engine.read(view, |session| {
-                upcoming.clear();
-                btree::upcoming(session, root, view, bound.as_deref(), window, direction, upcoming)
-            })?;
-            upcoming.retain(|page| engine.store.resident.get(*page).is_none());
-            if upcoming.len() > 1 {
-                // Read-ahead: what fails here is met again, with its error, below.
-                let _ignored = engine.store.load_many(upcoming, view).is_err();
-            }
-        }
-        end.asked_for = end.asked_for.saturating_sub(1);
-        let copy = &mut end.copy;
-        let found = engine.read(view, |session| {
-            btree::seek_leaf(session, root, view, bound.as_deref(), direction, copy)
-        })?;
-        end.started = true;
-        if !found {
-            end.done = true;
-            return Ok(());
-        }
-        let frames = &engine.store.frames;
-        let hint = copy.next_hint().unwrap_or(FrameId::MAX);
-        end.ahead = frames.plan_ahead(hint, copy.len(), copy.used_bytes());
-        end.first = copy.lower_bound(&self.span.low);
-        end.last = self.span.high.as_ref().map_or(copy.len(), |high| copy.lower_bound(high));
-        end.at = match direction {
-            Direction::Forward => end.first,
-            Direction::Backward => end.last,
-        };
-        Ok(())
     }
 }
 

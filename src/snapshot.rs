@@ -59,13 +59,19 @@ impl Snapshot {
 
     /// The rows of a range, in key order.
     pub fn range(&self, table: &Table, range: impl KeyRange) -> Result<Rows> {
-        self.state(table)?;
+        self.state(table)?.check_ordered("a range")?;
         Ok(Rows::at(table.clone(), Arc::clone(&self.cut), Span::of(&range)))
+    }
+
+    /// All rows: in key order if the index has one, else in any.
+    pub fn rows(&self, table: &Table) -> Result<Rows> {
+        self.state(table)?;
+        Ok(Rows::at(table.clone(), Arc::clone(&self.cut), Span::all()))
     }
 
     /// The rows whose keys begin with `prefix`.
     pub fn prefix(&self, table: &Table, prefix: impl AsRef<[u8]>) -> Result<Rows> {
-        self.state(table)?;
+        self.state(table)?.check_ordered("a prefix")?;
         Ok(Rows::at(table.clone(), Arc::clone(&self.cut), Span::of_prefix(prefix.as_ref())))
     }
 }

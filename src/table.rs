@@ -12,7 +12,7 @@ use crate::value::{self, Handle};
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, Error, Result};
-use esker_index::btree::{self, Value};
+use esker_index::kind::{Look, Value};
 use esker_index::pages::View;
 use std::fmt;
 
@@ -213,8 +213,9 @@ impl Table {
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         self.check_open()?;
+        let state = &self.state;
         self.engine.read(View::Current, |session| {
-            btree::get(session, &self.state.root, View::Current, key, |value, _| value.is_some())
+            state.index.get(session, &state.root, View::Current, key, |value, _| value.is_some())
         })
     }
 
@@ -227,14 +228,28 @@ impl Table {
     }
 
     /// The rows of a range, in key order, as of one moment. Reverse with [`Iterator::rev`].
+    ///
+    /// # Errors
+    /// `Unordered` for a hash: read [`Self::rows`].
     pub fn range(&self, range: impl KeyRange) -> Result<Rows> {
         self.check_open()?;
+        self.state.check_ordered("a range")?;
         Ok(Rows::new(self.clone(), HeldCut::take(&self.engine), Span::of(&range)))
     }
 
+    /// All rows as of one moment: in key order if the index has one, else in any.
+    pub fn rows(&self) -> Result<Rows> {
+        self.check_open()?;
+        Ok(Rows::new(self.clone(), HeldCut::take(&self.engine), Span::all()))
+    }
+
     /// The rows whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    /// As [`Self::range`].
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Rows> {
         self.check_open()?;
+        self.state.check_ordered("a prefix")?;
         let span = Span::of_prefix(prefix.as_ref());
         Ok(Rows::new(self.clone(), HeldCut::take(&self.engine), span))
     }
@@ -244,6 +259,9 @@ impl Table {
         let span = Span::of(&range);
         if span.is_empty() {
             return Ok(());
+        }
+        if !span.is_all() {
+            self.state.check_ordered("a range delete")?;
         }
         let mut set = WriteSet::default();
         set.delete_range(&self.state, span);
@@ -266,6 +284,7 @@ impl Table {
     }
 
     fn pop(&self, last: bool) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.state.check_ordered("the first or last row")?;
         loop {
             let mut rows = self.range(..)?;
             let row = if last { rows.next_back() } else { rows.next() };
@@ -287,15 +306,14 @@ impl Table {
     /// About how many rows a range has, from the shape of the tree: a few page visits.
     pub fn approximate_count(&self, range: impl KeyRange) -> Result<u64> {
         self.check_open()?;
-        let span = Span::of(&range);
+        let (span, state) = (Span::of(&range), &self.state);
+        if !span.is_all() {
+            state.check_ordered("a range")?;
+        }
+        let total = self.approximate_len();
         self.engine.read(View::Current, |session| {
-            btree::estimate_rows(
-                session,
-                &self.state.root,
-                View::Current,
-                &span.low,
-                span.high.as_deref(),
-            )
+            let span = (&span.low[..], span.high.as_deref());
+            state.index.estimate_rows(session, &state.root, View::Current, span, total)
         })
     }
 
@@ -336,8 +354,8 @@ fn get_with<R>(
     // time and call the database.
     let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); STACK_BYTES];
     let got = engine.read(View::Current, |session| {
-        btree::get(session, &table.root, View::Current, key, |value, _| match value {
-            None => Got::Nothing,
+        table.index.get(session, &table.root, View::Current, key, |value, _| match value {
+            None | Some(Value::Tombstone) => Got::Nothing,
             Some(Value::Inline(value)) if value.len() <= STACK_BYTES => {
                 for (slot, byte) in buffer.iter_mut().zip(value) {
                     slot.write(*byte);
@@ -378,11 +396,10 @@ pub(crate) fn find(
     key: &[u8],
 ) -> Result<Option<Found>> {
     engine.read(view, |session| {
-        btree::get(session, &table.root, view, key, |value, _| {
-            value.map(|value| match value {
-                Value::Inline(value) => Found::Inline(value.to_vec()),
-                Value::Overflow(handle) => Found::Large(Handle::decode(&handle)),
-            })
+        table.index.get(session, &table.root, view, key, |value, _| match value? {
+            Value::Inline(value) => Some(Found::Inline(value.to_vec())),
+            Value::Overflow(handle) => Some(Found::Large(Handle::decode(&handle))),
+            Value::Tombstone => None,
         })
     })
 }
@@ -419,8 +436,10 @@ pub(crate) fn prefetch<K: AsRef<[u8]>>(
     let mut missing = Vec::new();
     let mut loaded = 0;
     for key in keys {
-        let leaf = engine
-            .read(view, |session| btree::leaf_of_at(session, &table.root, view, key.as_ref()))?;
+        let leaf = engine.read(view, |session| {
+            table.index.page_of(session, &table.root, view, key.as_ref(), Look::Existing)
+        })?;
+        let Some(leaf) = leaf else { continue };
         if engine.store.resident.get(leaf).is_none() && !missing.contains(&leaf) {
             missing.push(leaf);
             if missing.len() == BATCH {

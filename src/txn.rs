@@ -16,7 +16,7 @@ use crate::value::Handle;
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, Error, Lsn, Result, TableId};
-use esker_index::btree::{self, Value};
+use esker_index::kind::Value;
 use esker_index::pages::View;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -171,10 +171,13 @@ impl Transaction {
                 return find_whole(&self.engine, &table.state, View::Cut(cut.commit), key);
             }
             let (found, changed_at) = self.engine.read(View::Current, |session| {
-                btree::get(session, &table.state.root, View::Current, key, |value, changed_at| {
-                    let value = value.map(|value| match value {
-                        Value::Inline(value) => Ok(value.to_vec()),
-                        Value::Overflow(handle) => Err(Handle::decode(&handle)),
+                let state = &table.state;
+                let (root, view) = (&state.root, View::Current);
+                state.index.get(session, root, view, key, |value, changed_at| {
+                    let value = value.and_then(|value| match value {
+                        Value::Inline(value) => Some(Ok(value.to_vec())),
+                        Value::Overflow(handle) => Some(Err(Handle::decode(&handle))),
+                        Value::Tombstone => None,
                     });
                     (value, changed_at)
                 })
@@ -228,12 +231,23 @@ impl Transaction {
 
     /// The rows of a range in key order, this transaction's own writes included.
     pub fn range(&mut self, table: &Table, range: impl KeyRange) -> Result<TransactionRows> {
-        self.guard(|tx| tx.scan(table, Span::of(&range)))
+        self.guard(|tx| {
+            table.state.check_ordered("a range")?;
+            tx.scan(table, Span::of(&range))
+        })
+    }
+
+    /// All rows, this transaction's own writes included: in key order if the index has one, else in any.
+    pub fn rows(&mut self, table: &Table) -> Result<TransactionRows> {
+        self.guard(|tx| tx.scan(table, Span::all()))
     }
 
     /// The rows whose keys begin with `prefix`.
     pub fn prefix(&mut self, table: &Table, prefix: impl AsRef<[u8]>) -> Result<TransactionRows> {
-        self.guard(|tx| tx.scan(table, Span::of_prefix(prefix.as_ref())))
+        self.guard(|tx| {
+            table.state.check_ordered("a prefix")?;
+            tx.scan(table, Span::of_prefix(prefix.as_ref()))
+        })
     }
 
     fn scan(&mut self, table: &Table, span: Span) -> Result<TransactionRows> {
@@ -264,9 +278,11 @@ impl Transaction {
             .collect();
         Ok(TransactionRows {
             rows: Rows::at(table.clone(), cut, span),
-            own: own.into_iter().peekable(),
+            own,
+            own_at: 0,
             deleted,
             ahead: None,
+            ordered: table.state.index.is_ordered(),
         })
     }
 
@@ -326,6 +342,9 @@ impl Transaction {
             tx.check_table(table)?;
             if span.is_empty() {
                 return Ok(());
+            }
+            if !span.is_all() {
+                table.state.check_ordered("a range delete")?;
             }
             let id = table.state.id;
             let covered: Vec<_> = tx
@@ -439,15 +458,49 @@ type OwnRow = (Vec<u8>, Option<Vec<u8>>);
 #[derive(Debug)]
 pub struct TransactionRows {
     rows: Rows,
-    own: std::iter::Peekable<std::vec::IntoIter<OwnRow>>,
+    /// In key order, and how many were given.
+    own: Vec<OwnRow>,
+    own_at: usize,
     deleted: Vec<Span>,
     ahead: Option<(Vec<u8>, Vec<u8>)>,
+    /// The committed rows come in key order, as the transaction's own do.
+    ordered: bool,
+}
+
+impl TransactionRows {
+    fn next_own(&mut self) -> Option<OwnRow> {
+        let row = self.own.get(self.own_at).cloned()?;
+        self.own_at += 1;
+        Some(row)
+    }
+    /// Without order: the committed rows first, but for those that the transaction has overwritten, then its own.
+    fn next_unordered(&mut self) -> Option<Result<(Vec<u8>, Vec<u8>)>> {
+        for row in self.rows.by_ref() {
+            let row = match row {
+                Ok(row) => row.into_parts(),
+                Err(error) => return Some(Err(error)),
+            };
+            let own = self.own.binary_search_by(|(key, _)| key.cmp(&row.0)).is_ok();
+            if !own && !self.deleted.iter().any(|span| span.contains(&row.0)) {
+                return Some(Ok(row));
+            }
+        }
+        while let Some((key, value)) = self.next_own() {
+            if let Some(value) = value {
+                return Some(Ok((key, value)));
+            }
+        }
+        None
+    }
 }
 
 impl Iterator for TransactionRows {
     type Item = Result<(Vec<u8>, Vec<u8>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if !self.ordered {
+            return self.next_unordered();
+        }
         loop {
             if self.ahead.is_none() {
                 match self.rows.next() {
@@ -456,7 +509,7 @@ impl Iterator for TransactionRows {
                     None => {}
                 }
             }
-            let own_key = self.own.peek().map(|(key, _)| key);
+            let own_key = self.own.get(self.own_at).map(|(key, _)| key);
             match (own_key, &self.ahead) {
                 (None, None) => return None,
                 (Some(own), Some((key, _))) if own > key => {}
@@ -464,7 +517,7 @@ impl Iterator for TransactionRows {
                     if ahead.as_ref().is_some_and(|(key, _)| own == key) {
                         self.ahead = None;
                     }
-                    if let (key, Some(value)) = self.own.next().expect("peeked") {
+                    if let (key, Some(value)) = self.next_own().expect("looked at") {
                         return Some(Ok((key, value)));
                     }
                     continue;

@@ -16,9 +16,9 @@ use esker_base::checksum::seeded;
 use esker_base::codec::Reader;
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, Error, PageId, Result, TableId};
-use esker_index::btree::OVERFLOW_HANDLE_BYTES;
+use esker_index::kind::HANDLE_BYTES;
 
-const _: () = assert!(OVERFLOW_HANDLE_BYTES == 24);
+const _: () = assert!(HANDLE_BYTES == 24);
 
 /// What a leaf keeps of a large value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,14 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn encode(self) -> [u8; OVERFLOW_HANDLE_BYTES] {
-        let mut out = [0; OVERFLOW_HANDLE_BYTES];
+    pub(crate) fn encode(self) -> [u8; HANDLE_BYTES] {
+        let mut out = [0; HANDLE_BYTES];
         out[..8].copy_from_slice(&self.first.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.bytes.to_le_bytes());
         out[16..20].copy_from_slice(&self.crc.to_le_bytes());
         out
     }
-    pub(crate) fn decode(bytes: &[u8; OVERFLOW_HANDLE_BYTES]) -> Self {
+    pub(crate) fn decode(bytes: &[u8; HANDLE_BYTES]) -> Self {
         let mut reader = Reader::new(bytes);
         let mut field = || reader.u64().expect("24 bytes");
         let (first, bytes) = (PageId(field()), field());

@@ -12,6 +12,8 @@ pub(crate) struct PointWrite {
     table: u32,
     /// Order of calls, among point and range writes.
     sequence: u32,
+    /// Where its table's index wants it among the others.
+    rank: u64,
     key: (usize, usize),
     /// `None` deletes.
     value: Option<(usize, usize)>,
@@ -32,6 +34,11 @@ pub(crate) struct WriteSet {
     points: Vec<PointWrite>,
     pub(crate) ranges: Vec<RangeWrite>,
     data: Vec<u8>,
+}
+
+/// What write sets are sorted by.
+fn place<'k>(point: &PointWrite, key: &'k [u8]) -> (u32, u64, &'k [u8]) {
+    (point.table, point.rank, key)
 }
 
 /// A write as [`WriteSet::points`] gives it.
@@ -76,30 +83,28 @@ impl WriteSet {
         self.point(table, key, None);
     }
     fn point(&mut self, table: &Arc<TableState>, key: &[u8], value: Option<&[u8]>) {
+        let rank = table.index.rank(key);
         let (table, sequence) = (self.table(table), self.sequence());
         let key = self.keep(key);
         let value = value.map(|value| self.keep(value));
-        self.points.push(PointWrite { table, sequence, key, value });
+        self.points.push(PointWrite { table, sequence, rank, key, value });
     }
     pub(crate) fn delete_range(&mut self, table: &Arc<TableState>, span: Span) {
         let (table, sequence) = (self.table(table), self.sequence());
         self.ranges.push(RangeWrite { table, sequence, span });
     }
 
-    /// Sorts by table and key; of several writes to a key the last one stays, and none that a later range delete covers.
+    /// Sorts by table, rank and key; of several writes to a key the last one stays, and none that a later range delete covers.
     pub(crate) fn finish(&mut self) {
         let Self { points, ranges, data, .. } = self;
         let key_of = |point: &PointWrite| &data[point.key.0..point.key.1];
         let sorted = points
             .windows(2)
-            .all(|pair| (pair[0].table, key_of(&pair[0])) < (pair[1].table, key_of(&pair[1])));
+            .all(|pair| place(&pair[0], key_of(&pair[0])) < place(&pair[1], key_of(&pair[1])));
         if !sorted {
             points.sort_unstable_by(|a, b| {
-                (a.table, key_of(a), std::cmp::Reverse(a.sequence)).cmp(&(
-                    b.table,
-                    key_of(b),
-                    std::cmp::Reverse(b.sequence),
-                ))
+                let places = place(a, key_of(a)).cmp(&place(b, key_of(b)));
+                places.then(b.sequence.cmp(&a.sequence))
             });
             // Latest first among equal keys, so the first of each is the one to keep.
             points.dedup_by(|later, first| {
@@ -168,11 +173,17 @@ impl WriteSet {
 mod tests {
     use super::*;
     use crate::catalog::Index;
+    use crate::kinds::AnyKind;
     use esker_base::{PageId, TableId};
+    use esker_index::btree::BTree;
 
     #[test]
     fn the_last_write_stays_and_range_deletes_cover_what_came_before() {
-        let table = |id| Arc::new(TableState::new(TableId(id), "t", Index::BTree, PageId(1), 0));
+        let index = Arc::new(AnyKind::BTree(BTree));
+        let table = |id| {
+            let index = Arc::clone(&index);
+            Arc::new(TableState::new(TableId(id), "t", Index::BTree, index, PageId(1), 0))
+        };
         let (a, b) = (table(1), table(2));
         let mut set = WriteSet::default();
         set.put(&a, b"x", b"old");

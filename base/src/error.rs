@@ -110,6 +110,21 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The table's index has no order (a hash): it has no ranges, no prefixes, no first row. Read all rows with
+    /// `Table::rows`, or keep the table in a B-tree or a fractal tree.
+    Unordered {
+        /// The table.
+        table: String,
+        /// What was asked of it.
+        op: &'static str,
+    },
+    /// The kind of index of a table was not registered at open (`Options::index_kind`).
+    UnknownKind {
+        /// The name of the kind.
+        kind: String,
+        /// The table that needs it.
+        table: String,
+    },
     /// The database was closed under this handle.
     Closed,
 }
@@ -211,6 +226,14 @@ impl fmt::Display for Error {
             Self::UnknownOperator { name } => {
                 write!(f, "merge operator {name:?} was not registered when the database was opened")
             }
+            Self::Unordered { table, op } => write!(
+                f,
+                "{op} of table {table:?}, whose index has no order; read all rows instead, or keep the table in a B-tree or a fractal tree"
+            ),
+            Self::UnknownKind { kind, table } => write!(
+                f,
+                "table {table:?} has an index of kind {kind:?}, which was not registered when the database was opened"
+            ),
             Self::Closed => write!(f, "the database was closed"),
         }
     }

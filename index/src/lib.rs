@@ -5,4 +5,5 @@
 //! [`Stop::Missing`](pages::Stop::Missing), and whoever called reads it and calls again.
 
 pub mod btree;
+pub mod kind;
 pub mod pages;

@@ -217,6 +217,31 @@ pub trait TurnPages: Pages {
     /// The subtree below `word` is no longer reachable from the current tree; the store walks
     /// and frees it in the background, and remembers to over a crash.
     fn free_tree(&self, word: u64, level: u8);
+    /// These pages are no longer reachable from the current tree: as [`Self::free`], for `count` ids from `first` on.
+    fn free_range(&self, first: PageId, count: u32) {
+        for i in 0..u64::from(count) {
+            self.free(PageId(first.0 + i));
+        }
+    }
     /// How many more pages `create`, `replace` and `write` can hand out in this turn.
     fn reserve_left(&self) -> usize;
+}
+
+/// Pages built outside the turn: background work. They are nobody's until a turn makes something refer to them
+/// ([`Kind::finish_work`](crate::kind::Kind::finish_work)); a crash before that gives them back. They may be written out and
+/// evicted meanwhile, and are never changed.
+pub trait BuildPages: Pages {
+    /// A page in the making.
+    type New<'a>: PageNew
+    where
+        Self: 'a;
+
+    /// A new page under a new id. Pages built one after the other have consecutive ids, as a rule.
+    ///
+    /// # Errors
+    /// `Reserve`.
+    fn build(&self, level: u8, words: usize) -> Step<Self::New<'_>>;
+    /// Gives the page to the store and returns the word that names it. It can be read from now on, by who knows
+    /// the word.
+    fn keep(&self, page: Self::New<'_>) -> u64;
 }

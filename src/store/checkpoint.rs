@@ -167,6 +167,11 @@ impl Store {
         let mut state = self.state.lock();
         assert!(state.checkpoint_cut.is_none(), "one checkpoint at a time");
         state.checkpoint_cut = Some(cut);
+        state.unattached_at_cut = state
+            .unattached
+            .iter()
+            .flat_map(|(table, ranges)| ranges.iter().map(|(first, n)| (*table, *first, *n)))
+            .collect();
         self.dirtied.store(0, Ordering::Relaxed);
     }
 
@@ -260,6 +265,10 @@ fn encode(state: &State, cut: CommitNo, next_number: u64, engine: &[u8], out: &m
             let table = u64::from(freed.table.0);
             [freed.commit.0, table, freed.first.0, 0, u64::from(freed.count)]
         }))
+        .chain(state.unattached_at_cut.iter().map(|(table, first, count)| {
+            // The run that builds them ends with a crash, or with a later checkpoint.
+            [cut.0, u64::from(table.0), *first, 0, *count]
+        }))
         .collect();
     put_varint(out, to_free.len() as u64);
     for field in to_free.into_iter().flatten() {
@@ -326,6 +335,8 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
             ids,
             freed,
             trees,
+            unattached: BTreeMap::new(),
+            unattached_at_cut: Vec::new(),
         },
         engine,
     })

@@ -106,9 +106,12 @@ impl Store {
                 match session.read(&word, View::Current) {
                     Ok(page) => {
                         children.extend(page.words().iter().map(ChildWord::page));
-                        if page.level() == 0 {
-                            self.logic.overflow(page.body(), &mut |range| overflow.push(range));
-                        }
+                        // Neighbouring words may name one child; some say that there is none.
+                        children.dedup();
+                        children.retain(|child| *child != PageId::NONE);
+                        self.logic.overflow(tree.table, page.level(), page.body(), &mut |range| {
+                            overflow.push(range)
+                        });
                         break;
                     }
                     Err(Stop::Missing(page)) => page,

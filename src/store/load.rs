@@ -151,7 +151,7 @@ impl Store {
             if head.kind == kind::OVERFLOW {
                 return Ok(());
             }
-            self.logic.check(head.level, words.len(), body)
+            self.logic.check(head.table, head.level, words.len(), body)
         });
         if let Err(detail) = unpacked {
             self.frames.give_back(frame);

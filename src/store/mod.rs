@@ -44,11 +44,17 @@ use versions::Versions;
 /// What the store must know of the pages of an index, and cannot: their bodies are opaque to it.
 pub(crate) trait PageLogic: Send + Sync + std::fmt::Debug {
     /// Checks a page that came from disk, so that the index may rely on it.
-    fn check(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
+    fn check(&self, table: TableId, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
     /// The part of the body that need not be kept.
-    fn hole(&self, level: u8, body: &[u8]) -> std::ops::Range<usize>;
-    /// Calls `visit` with every overflow value that a leaf refers to.
-    fn overflow(&self, body: &[u8], visit: &mut dyn FnMut(OverflowRange));
+    fn hole(&self, table: TableId, level: u8, body: &[u8]) -> std::ops::Range<usize>;
+    /// Calls `visit` with every overflow value that a page refers to.
+    fn overflow(
+        &self,
+        table: TableId,
+        level: u8,
+        body: &[u8],
+        visit: &mut dyn FnMut(OverflowRange),
+    );
 }
 
 /// The pages of a value too large for its leaf.
@@ -103,6 +109,11 @@ pub(crate) struct State {
     pub(crate) ids: PageIds,
     pub(crate) freed: VecDeque<Freed>,
     pub(crate) trees: Vec<FreedTree>,
+    /// Page ids handed out for pages that background work builds and nothing refers to yet: (first,
+    /// count), by table.
+    pub(crate) unattached: BTreeMap<TableId, Vec<(u64, u64)>>,
+    /// Those, as of the cut of the running checkpoint: a recovery from it gives them back.
+    pub(crate) unattached_at_cut: Vec<(TableId, u64, u64)>,
 }
 
 /// Bytes of live images, by table.
@@ -347,6 +358,8 @@ impl Store {
             ids: PageIds::new(),
             freed: VecDeque::new(),
             trees: Vec::new(),
+            unattached: BTreeMap::new(),
+            unattached_at_cut: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Freed, FreedTree, Store, count};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, PageId, TableId};
 use esker_index::pages::{
-    ChildWord, PageNew, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
+    BuildPages, ChildWord, PageNew, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
 };
 use std::cell::{Cell, RefCell};
 
@@ -537,6 +537,10 @@ impl<'s> TurnPages for TurnSession<'s> {
         self.note_freed(page, 1);
     }
 
+    fn free_range(&self, first: PageId, count: u32) {
+        self.note_freed(first, count);
+    }
+
     fn free_tree(&self, word: u64, level: u8) {
         let page = ChildWord::page_of(word);
         let (commit, table) = (self.commit, self.table.get());
@@ -546,5 +550,132 @@ impl<'s> TurnPages for TurnSession<'s> {
     fn reserve_left(&self) -> usize {
         let reserve = self.reserve.borrow();
         (reserve.frames.len().saturating_sub(self.promised.get())).min(reserve.pages.len())
+    }
+}
+
+/// What background work on one table builds its pages from: frames, and page ids (first, count), which the store's state
+/// remembers as unattached.
+#[derive(Debug, Default)]
+pub(crate) struct BuildReserve {
+    pub(crate) frames: Vec<FrameId>,
+    pub(crate) ids: (u64, u64),
+}
+
+/// Building pages outside the turn, on behalf of one table.
+#[derive(Debug)]
+pub(crate) struct BuildSession<'s> {
+    session: Session<'s>,
+    reserve: RefCell<&'s mut BuildReserve>,
+    table: TableId,
+}
+
+impl<'s> BuildSession<'s> {
+    pub(crate) fn new(store: &'s Store, reserve: &'s mut BuildReserve, table: TableId) -> Self {
+        Self { session: Session::new(store), reserve: RefCell::new(reserve), table }
+    }
+}
+
+impl Pages for BuildSession<'_> {
+    type Read<'a>
+        = Read<'a>
+    where
+        Self: 'a;
+
+    fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
+        let View::Current = view else { return self.session.read(word, view) };
+        let (page, frame) = self.session.frame_of(word)?;
+        let header = self.session.store.frames.header(frame);
+        // A page built here carries the commit that will attach it: it is not waited for.
+        if header.level.load(Ordering::Relaxed) > 0 {
+            header.touch();
+            return Ok(Read { store: self.session.store, frame, page, latched: false });
+        }
+        header.touch();
+        header.latch_shared();
+        if header.page_id() == page {
+            return Ok(Read { store: self.session.store, frame, page, latched: true });
+        }
+        header.unlatch_shared();
+        Err(Stop::Missing(page))
+    }
+    fn is_current(&self, branch: &Read<'_>) -> bool {
+        self.session.is_current(branch)
+    }
+    fn content_bytes(&self) -> usize {
+        self.session.content_bytes()
+    }
+}
+
+/// A page being built.
+#[derive(Debug)]
+pub(crate) struct Built<'a, 's> {
+    build: &'a BuildSession<'s>,
+    frame: FrameId,
+    page: PageId,
+    kept: bool,
+}
+
+impl PageNew for Built<'_, '_> {
+    fn id(&self) -> PageId {
+        self.page
+    }
+    fn words_mut(&mut self) -> &mut [u64] {
+        self.parts_mut().0
+    }
+    fn body_mut(&mut self) -> &mut [u8] {
+        self.parts_mut().1
+    }
+    fn parts_mut(&mut self) -> (&mut [u64], &mut [u8]) {
+        // SAFETY: nobody knows the frame before it is kept.
+        unsafe { self.build.session.store.frames.parts_mut(self.frame) }
+    }
+}
+
+impl Drop for Built<'_, '_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Its id stays unattached, and comes back with the others.
+            self.build.reserve.borrow_mut().frames.push(self.frame);
+        }
+    }
+}
+
+impl<'s> BuildPages for BuildSession<'s> {
+    type New<'a>
+        = Built<'a, 's>
+    where
+        Self: 'a;
+
+    fn build<'a>(&'a self, level: u8, words: usize) -> Step<Built<'a, 's>> {
+        let mut reserve = self.reserve.borrow_mut();
+        if reserve.ids.1 == 0 {
+            return Err(Stop::Reserve);
+        }
+        let frame = reserve.frames.pop().ok_or(Stop::Reserve)?;
+        let page = PageId(reserve.ids.0);
+        reserve.ids = (reserve.ids.0 + 1, reserve.ids.1 - 1);
+        let store = self.session.store;
+        let header = store.frames.header(frame);
+        header.table.store(self.table.0, Ordering::Relaxed);
+        header.words.store(u16::try_from(words).expect("words fit a page"), Ordering::Relaxed);
+        header.level.store(level, Ordering::Relaxed);
+        header.kind.store(kind::INDEX, Ordering::Relaxed);
+        // Above every cut taken so far: a checkpoint that runs does not count it in.
+        header.changed_at.store(store.published().next().0, Ordering::Relaxed);
+        // SAFETY: the frame is ours alone.
+        let (word_area, _) = unsafe { store.frames.parts_mut(frame) };
+        word_area.fill(0);
+        Ok(Built { build: self, frame, page, kept: false })
+    }
+
+    fn keep(&self, mut page: Built<'_, '_>) -> u64 {
+        page.kept = true;
+        let store = self.session.store;
+        let header = store.frames.header(page.frame);
+        header.state.store(DIRTY | REFERENCED, Ordering::Relaxed);
+        header.page.store(page.page.0, Ordering::Release);
+        count(&store.dirtied, 1);
+        store.resident.insert(page.page, page.frame);
+        ChildWord::pack(page.page, page.frame)
     }
 }

@@ -71,7 +71,7 @@ impl Store {
             words: header.words.load(Ordering::Relaxed),
         };
         let hole = match head.kind {
-            kind::INDEX => self.logic.hole(head.level, body),
+            kind::INDEX => self.logic.hole(head.table, head.level, body),
             _ => body.len()..body.len(),
         };
         let words = self.frames.words(frame).iter().map(|w| ChildWord::without_hint(w.load()));

@@ -169,11 +169,11 @@ pub(crate) fn pages(data: &[u8]) {
         }
         return;
     }
-    if btree::check_leaf(body).is_ok() {
+    if btree::check_leaf(body, false).is_ok() {
         let hole = btree::leaf_hole(body);
         assert!(hole.start <= hole.end && hole.end <= body.len());
         let mut handles = 0;
         btree::overflow_handles(body, &mut |_| handles += 1);
-        assert!(handles * btree::OVERFLOW_HANDLE_BYTES <= body.len(), "{handles} handles");
+        assert!(handles * esker_index::kind::HANDLE_BYTES <= body.len(), "{handles} handles");
     }
 }

@@ -152,6 +152,25 @@ impl List {
     pub(crate) fn push_child(&mut self, page: PageId) {
         self.words.push(ChildWord::pack(page, ChildWord::NO_HINT));
     }
+    pub(crate) fn push_word(&mut self, word: u64) {
+        self.words.push(word);
+    }
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+    pub(crate) fn clear(&mut self) {
+        self.words.clear();
+        self.keys.clear();
+        self.ends.clear();
+    }
+    /// Bytes of content of a branch of all children and one more, above `pivot`, which is above all pivots.
+    pub(crate) fn bytes_with(&self, pivot: &[u8]) -> usize {
+        let count = self.ends.len() + 1;
+        let first = if self.ends.is_empty() { pivot } else { self.pivot(0) };
+        let prefix = common_bytes(first, pivot);
+        let keys = prefix + self.keys.len() + pivot.len() - count * prefix;
+        (count + 1) * WORD_BYTES + HEADER_BYTES + count * ENTRY_BYTES + keys
+    }
     pub(crate) fn children(&self) -> usize {
         self.words.len()
     }

@@ -1,8 +1,9 @@
 //! A walk over a whole tree that checks every page and how they hang together (B1, B2).
 
+use super::LEVELS_MAX;
 use super::branch::{Pivots, Route, check_branch};
 use super::leaf::{Leaf, check_leaf};
-use super::{LEVELS_MAX, OVERFLOW_HANDLE_BYTES, Value};
+use crate::kind::{CheckStep, Checker, Handle, Value};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
 
@@ -14,49 +15,34 @@ pub struct Check {
     next: Option<Vec<u8>>,
     /// Where the page that was last looked at ends.
     end: Option<Vec<u8>>,
-}
-
-/// What one step found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum CheckStep {
-    /// The walk is over.
-    Done,
-    /// A leaf, and all is well with it.
-    Leaf {
-        /// Rows in it.
-        rows: usize,
-    },
-    /// Something is wrong; [`Check::skip`] goes on behind it.
-    Wrong(String),
+    /// Leaves may have tombstones.
+    tombstones: bool,
 }
 
 impl Check {
-    /// Starts at the first leaf.
-    pub fn new(root: PageId) -> Self {
-        Self { root, next: Some(Vec::new()), end: None }
-    }
-
-    /// Goes on behind the page that was last looked at.
-    pub fn skip(&mut self) {
-        self.next = self.end.take();
+    /// Starts at the first leaf. `tombstones`: leaves may have such.
+    pub fn new(root: PageId, tombstones: bool) -> Self {
+        Self { root, next: Some(Vec::new()), end: None, tombstones }
     }
 
     /// Where the page that was last looked at begins and ends, for reports.
     pub fn place(&self) -> (Option<&[u8]>, Option<&[u8]>) {
         (self.next.as_deref(), self.end.as_deref())
     }
+}
 
-    /// Checks the next leaf and the branches above it, and calls `visit` with the handles of its large
-    /// values.
-    ///
-    /// # Errors
-    /// As [`Pages::read`].
-    pub fn step<P: Pages>(
+impl Checker for Check {
+    fn skip(&mut self) {
+        self.next = self.end.take();
+    }
+
+    /// Checks the next leaf and the branches above it.
+    fn step<P: Pages>(
         &mut self,
         pages: &P,
         root: &ChildWord,
         view: View,
-        visit: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES]),
+        visit: &mut dyn FnMut(Handle),
     ) -> Step<CheckStep> {
         let Some(next) = self.next.clone() else { return Ok(CheckStep::Done) };
         self.end = None;
@@ -74,7 +60,7 @@ impl Check {
             }
             if page.level() == 0 {
                 let body = page.body();
-                if let Err(what) = check_leaf(body) {
+                if let Err(what) = check_leaf(body, self.tombstones) {
                     return wrong(page.id(), what);
                 }
                 let leaf = Leaf::new(body);
@@ -87,7 +73,7 @@ impl Check {
                     }
                 }
                 self.next = self.end.take();
-                return Ok(CheckStep::Leaf { rows: leaf.len() });
+                return Ok(CheckStep::Page { rows: leaf.len() });
             }
             let (words, body) = (page.words(), page.body());
             if let Err(what) = check_branch(words.len(), body) {

@@ -12,16 +12,15 @@
 //! All keys of a leaf begin with what its fences have in common; that *prefix* is not repeated: it is the
 //! first `prefix` bytes of the low fence. A *head* is the four bytes of a key after the prefix, as a number that
 //! orders like the key. A slot is the offset of a record. `high bytes` is 0xFFFF if there is no
-//! upper fence. Bit 15 of a record's `value bytes` says that the value is a handle of 24 bytes.
+//! upper fence. Bit 15 of a record's `value bytes` says that the value is a handle of 24 bytes, bit 14 that it is a
+//! tombstone, without bytes (in fractal tables only).
 //! `garbage` is what removed records left in the heap. `last` and `run` are hints for splits: where the last
 //! insert went, and how many before it went one place further each time.
 //!
 //! Integers are little-endian.
 
-use super::{
-    OVERFLOW_HANDLE_BYTES, Value, common_bytes, max_inline_value_bytes, max_key_bytes, set_u16,
-    u16_at,
-};
+use super::{common_bytes, set_u16, u16_at};
+use crate::kind::{HANDLE_BYTES, Handle, Value, max_inline_value_bytes, max_key_bytes};
 use esker_base::codec::head32;
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -35,14 +34,16 @@ const HIGH_AT: usize = LOW_AT + 2;
 const PREFIX_AT: usize = HIGH_AT + 2;
 const LAST_AT: usize = PREFIX_AT + 2;
 const RUN_AT: usize = LAST_AT + 2;
-const HEADER_BYTES: usize = RUN_AT + 2;
+pub(crate) const HEADER_BYTES: usize = RUN_AT + 2;
 const _: () = assert!(HEADER_BYTES == 16);
 const HEAD_BYTES: usize = 4;
 /// Head and slot of a row.
-const ENTRY_BYTES: usize = HEAD_BYTES + 2;
-const RECORD_HEADER_BYTES: usize = 4;
+pub(crate) const ENTRY_BYTES: usize = HEAD_BYTES + 2;
+pub(crate) const RECORD_HEADER_BYTES: usize = 4;
 const NO_HIGH: usize = 0xffff;
 const OVERFLOW_BIT: usize = 1 << 15;
+const TOMBSTONE_BIT: usize = 1 << 14;
+const FLAGS: usize = OVERFLOW_BIT | TOMBSTONE_BIT;
 
 thread_local! {
     /// Where a leaf is laid out anew before it replaces the old layout.
@@ -103,10 +104,7 @@ impl<'a> Leaf<'a> {
         let record = &self.body[self.slot(i)..];
         let (key_bytes, value_bytes) = (u16_at(record, 0), u16_at(record, 2));
         let (key, rest) = record[RECORD_HEADER_BYTES..].split_at(key_bytes);
-        if value_bytes & OVERFLOW_BIT == 0 {
-            return (key, Value::Inline(&rest[..value_bytes]));
-        }
-        (key, Value::Overflow(*rest.first_chunk().expect("checked: a handle follows")))
+        (key, value_of(value_bytes, rest))
     }
     #[inline]
     fn suffix(&self, i: usize) -> &'a [u8] {
@@ -121,11 +119,7 @@ impl<'a> Leaf<'a> {
     /// Bytes of a record in the heap.
     fn record_bytes(&self, i: usize) -> usize {
         let at = self.slot(i);
-        let value_bytes = u16_at(self.body, at + 2);
-        let value_bytes = match value_bytes & OVERFLOW_BIT {
-            0 => value_bytes,
-            _ => OVERFLOW_HANDLE_BYTES,
-        };
+        let value_bytes = u16_at(self.body, at + 2) & !FLAGS;
         RECORD_HEADER_BYTES + u16_at(self.body, at) + value_bytes
     }
 
@@ -231,12 +225,17 @@ pub(crate) fn row_at(body: &[u8], slot_at: usize) -> (&[u8], &[u8], Value<'_>) {
     let (head, rest) = record.split_first_chunk::<RECORD_HEADER_BYTES>().expect("checked");
     let (key_bytes, value_bytes) = (u16_at(head, 0), u16_at(head, 2));
     let (key, after) = rest.split_at(key_bytes);
-    let value = if value_bytes & OVERFLOW_BIT == 0 {
-        Value::Inline(&after[..value_bytes])
-    } else {
-        Value::Overflow(*after.first_chunk().expect("checked: a handle follows"))
-    };
-    (key, rest, value)
+    (key, rest, value_of(value_bytes, after))
+}
+
+/// The value that `value_bytes` of a record announces, at the start of `rest`.
+#[inline]
+fn value_of(value_bytes: usize, rest: &[u8]) -> Value<'_> {
+    match value_bytes & FLAGS {
+        0 => Value::Inline(&rest[..value_bytes]),
+        OVERFLOW_BIT => Value::Overflow(*rest.first_chunk().expect("checked: a handle follows")),
+        _ => Value::Tombstone,
+    }
 }
 
 /// Fills a leaf from front to back.
@@ -344,11 +343,73 @@ fn compact(body: &mut [u8]) {
     });
 }
 
-fn write_record(body: &mut [u8], at: usize, suffix: &[u8], value: &Value<'_>) {
-    let (bytes, flag): (&[u8], usize) = match value {
+/// The bytes of a value, and its flag.
+#[inline]
+fn stored<'v>(value: &'v Value<'_>) -> (&'v [u8], usize) {
+    match value {
         Value::Inline(value) => (value, 0),
         Value::Overflow(handle) => (handle, OVERFLOW_BIT),
-    };
+        Value::Tombstone => (&[], TOMBSTONE_BIT),
+    }
+}
+
+/// Appends a row to `records`, as in a heap but with its whole key.
+#[inline]
+pub(crate) fn push_record(records: &mut Vec<u8>, key: &[u8], value: &Value<'_>) {
+    let (bytes, flag) = stored(value);
+    let mut header = [0; RECORD_HEADER_BYTES];
+    set_u16(&mut header, 0, key.len());
+    set_u16(&mut header, 2, bytes.len() | flag);
+    records.extend_from_slice(&header);
+    records.extend_from_slice(key);
+    records.extend_from_slice(bytes);
+}
+
+/// The key of a record with its whole key.
+pub(crate) fn record_key(record: &[u8]) -> &[u8] {
+    &record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + u16_at(record, 0)]
+}
+
+/// Makes a leaf of records with whole keys, which stand one after the other and begin at `starts`.
+pub(crate) fn build_of_records(
+    body: &mut [u8],
+    low: &[u8],
+    high: Option<&[u8]>,
+    records: &[u8],
+    starts: &[u32],
+) {
+    let rows = starts.len();
+    let mut builder = Builder::new(body, rows, low, high);
+    let prefix = builder.prefix_bytes;
+    let (front, heap) =
+        builder.body[..builder.heap].split_at_mut(HEADER_BYTES + rows * ENTRY_BYTES);
+    let records_bytes = records.len() - rows * prefix;
+    let mut at = front.len() + heap.len().checked_sub(records_bytes).expect("B3: it fits");
+    builder.heap = at;
+    let mut target = &mut heap[at - front.len()..];
+    let (heads, slots) = front[HEADER_BYTES..].split_at_mut(rows * HEAD_BYTES);
+    let heads = heads.as_chunks_mut::<HEAD_BYTES>().0.iter_mut();
+    let slots = slots.as_chunks_mut::<2>().0.iter_mut();
+    let ends = starts.iter().skip(1).map(|end| *end as usize).chain([records.len()]);
+    for (((head, slot), start), end) in heads.zip(slots).zip(starts).zip(ends) {
+        let record = &records[*start as usize..end];
+        let (header, rest) = record.split_first_chunk::<RECORD_HEADER_BYTES>().expect("a record");
+        let (key_bytes, rest) = (u16_at(header, 0) - prefix, &rest[prefix..]);
+        let (to, more) = target.split_at_mut(RECORD_HEADER_BYTES + rest.len());
+        set_u16(to, 0, key_bytes);
+        to[2..RECORD_HEADER_BYTES].copy_from_slice(&header[2..]);
+        to[RECORD_HEADER_BYTES..].copy_from_slice(rest);
+        *head = head32(&rest[..key_bytes]).to_le_bytes();
+        *slot = u16::try_from(at).expect("offsets in a page have 16 bits").to_le_bytes();
+        at += RECORD_HEADER_BYTES + rest.len();
+        target = more;
+    }
+    builder.done = rows;
+    builder.finish();
+}
+
+fn write_record(body: &mut [u8], at: usize, suffix: &[u8], value: &Value<'_>) {
+    let (bytes, flag) = stored(value);
     set_u16(body, at, suffix.len());
     set_u16(body, at + 2, bytes.len() | flag);
     let key_at = at + RECORD_HEADER_BYTES;
@@ -428,7 +489,7 @@ pub fn hole(body: &[u8]) -> Range<usize> {
 }
 
 /// Calls `visit` with the handle of every value that lies outside this leaf.
-pub fn overflow_handles(body: &[u8], visit: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES])) {
+pub fn overflow_handles(body: &[u8], visit: &mut dyn FnMut(Handle)) {
     let leaf = Leaf::new(body);
     for i in 0..leaf.len() {
         if let (_, Value::Overflow(handle)) = leaf.row(i) {
@@ -437,11 +498,12 @@ pub fn overflow_handles(body: &[u8], visit: &mut dyn FnMut([u8; OVERFLOW_HANDLE_
     }
 }
 
-/// Checks a leaf that came from disk, so that everything else here may rely on it.
+/// Checks a leaf that came from disk, so that everything else here may rely on it. `tombstones`: it may have
+/// such.
 ///
 /// # Errors
 /// What is wrong.
-pub fn check_leaf(body: &[u8]) -> Result<(), String> {
+pub fn check_leaf(body: &[u8], tombstones: bool) -> Result<(), String> {
     if body.len() < HEADER_BYTES || body.len() > 1 << 15 {
         return Err(format!("a leaf of {} bytes", body.len()));
     }
@@ -478,10 +540,12 @@ pub fn check_leaf(body: &[u8]) -> Result<(), String> {
         let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
         let record = record.ok_or_else(|| format!("row {i} lies outside the heap"))?;
         let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
-        let value_bytes = value & !OVERFLOW_BIT;
-        let value_fits = match value & OVERFLOW_BIT {
+        let value_bytes = value & !FLAGS;
+        let value_fits = match value & FLAGS {
             0 => value_bytes <= value_bytes_max,
-            _ => value_bytes == OVERFLOW_HANDLE_BYTES,
+            OVERFLOW_BIT => value_bytes == HANDLE_BYTES,
+            TOMBSTONE_BIT => value_bytes == 0 && tombstones,
+            _ => false,
         };
         let bytes = RECORD_HEADER_BYTES + key_bytes + value_bytes;
         if bytes > record.len() || prefix + key_bytes > key_bytes_max || !value_fits {

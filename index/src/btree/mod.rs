@@ -15,7 +15,9 @@
 //! | `write` | one key, or all keys of one leaf, made ready in the turn and then applied |
 //! | `split`, `merge`, `range` | changes over several pages |
 //! | `scan` | leaf by leaf, forward and back |
+//! | `cursor` | rows of a range, leaf by leaf |
 //! | `check` | a walk that checks everything |
+//! | `kind` | all of it as a [`Kind`](crate::kind::Kind) |
 //!
 //! # Invariants
 //!
@@ -30,58 +32,31 @@
 //! Graefe, "Modern B-tree techniques" (2011), §3.5 and §4.2; branches replaced whole are ours, so that
 //! readers write nothing on the way down.
 
-mod branch;
+pub(crate) mod branch;
 mod check;
-mod leaf;
+mod cursor;
+mod kind;
+pub(crate) mod leaf;
 mod merge;
 mod range;
-mod read;
+pub(crate) mod read;
 mod scan;
 mod split;
-mod write;
+pub(crate) mod write;
 
 pub use branch::{check_branch, hole as branch_hole};
-pub use check::{Check, CheckStep};
+pub use check::Check;
+pub use cursor::TreeCursor;
+pub use kind::BTree;
 pub use leaf::{check_leaf, hole as leaf_hole, overflow_handles};
 pub use merge::merge_at;
 pub use range::{RangePlan, prepare_delete_range};
-pub use read::{estimate_rows, get, leaf_of, leaf_of_at, warm};
-pub use scan::{Direction, LeafCopy, seek_leaf, upcoming};
-pub use write::{GroupWrite, GroupWrites, Prepared, PreparedGroup, create, prepare, prepare_group};
-
-/// Bytes of the handle of a value that lies outside its leaf.
-pub const OVERFLOW_HANDLE_BYTES: usize = 24;
+pub use read::{estimate_rows, get, leaf_of, warm};
+pub use scan::{LeafCopy, seek_leaf, upcoming};
+pub use write::{Group, Prepared, create, prepare, prepare_group};
 
 /// Longest way from root to leaf. Branches have two children at worst, as a rule hundreds.
 pub(crate) const LEVELS_MAX: u8 = 40;
-
-/// What a leaf keeps for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// The value itself.
-    Inline(&'a [u8]),
-    /// A handle whose meaning the engine knows.
-    Overflow([u8; OVERFLOW_HANDLE_BYTES]),
-}
-
-impl Value<'_> {
-    pub(crate) fn stored_bytes(&self) -> usize {
-        match self {
-            Self::Inline(value) => value.len(),
-            Self::Overflow(_) => OVERFLOW_HANDLE_BYTES,
-        }
-    }
-}
-
-/// Longest key, for pages with this much content: a quarter of the page, 2 KiB of 8 KiB.
-pub fn max_key_bytes(content_bytes: usize) -> usize {
-    (content_bytes + 64) / 4
-}
-
-/// Longest value that stays in its leaf, for pages with this much content (B3).
-pub fn max_inline_value_bytes(content_bytes: usize) -> usize {
-    content_bytes / 8
-}
 
 /// Length of the common prefix.
 pub(crate) fn common_bytes(a: &[u8], b: &[u8]) -> usize {

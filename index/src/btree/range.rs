@@ -16,7 +16,7 @@ use super::branch::{List, Pivots, Route};
 use super::leaf::{self, Leaf};
 use super::read::Path;
 use super::split::{Pending, split_middle};
-use super::{OVERFLOW_HANDLE_BYTES, Value};
+use crate::kind::{Handle, PreparedRange, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 use std::ops::Range;
 
@@ -210,11 +210,12 @@ impl<'a, P: TurnPages> RangePlan<'a, P> {
     pub fn is_empty(&self) -> bool {
         self.trees.is_empty() && self.edges.iter().all(|edge| edge.rows.is_empty() && !edge.refence)
     }
+}
 
-    /// Carries the plan out, and calls `replaced` with the handle of every value outside the edge leaves that is no longer
-    /// referred to (those of dropped subtrees are met when they are freed). Returns by how many the
-    /// rows have grown: about, if subtrees were dropped.
-    pub fn apply(self, replaced: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES])) -> i64 {
+impl<P: TurnPages> PreparedRange for RangePlan<'_, P> {
+    /// `replaced` gets the handles of the edge leaves only: those of dropped subtrees are met when
+    /// they are freed. The count is about right if subtrees were dropped.
+    fn apply(self, replaced: &mut dyn FnMut(Handle)) -> i64 {
         let Self { pages, pending, edges, trees, dropped_rows } = self;
         pending.publish(pages);
         let mut rows = dropped_rows;

@@ -1,8 +1,9 @@
 //! Following a key down, and reads.
 
+use super::LEVELS_MAX;
 use super::branch::{Pivots, Route};
 use super::leaf::Leaf;
-use super::{LEVELS_MAX, Value};
+use crate::kind::Value;
 use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
 use esker_base::{CommitNo, PageId};
 
@@ -131,19 +132,11 @@ pub fn warm<P: Pages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<()> {
     })
 }
 
-/// The leaf of a key now, without bringing it in.
+/// The leaf of a key, without bringing it in.
 ///
 /// # Errors
 /// As [`Pages::read`], for branches only.
-pub fn leaf_of<P: Pages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<PageId> {
-    leaf_of_at(pages, root, View::Current, key)
-}
-
-/// The leaf of a key at a view, without bringing it in.
-///
-/// # Errors
-/// As [`leaf_of`].
-pub fn leaf_of_at<P: Pages>(pages: &P, root: &ChildWord, view: View, key: &[u8]) -> Step<PageId> {
+pub fn leaf_of<P: Pages>(pages: &P, root: &ChildWord, view: View, key: &[u8]) -> Step<PageId> {
     let path = Path::down(pages, root, view, Route::To(key))?;
     Ok(path.leaf_word().page())
 }

@@ -3,18 +3,9 @@
 use super::branch::{Pivots, Route};
 use super::leaf::{Leaf, hole, row_at, slots_at};
 use super::read::{Path, visit_with_parent};
-use super::{Value, max_key_bytes};
+use crate::kind::{Direction, Value, max_key_bytes};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
-
-/// Which way a scan goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Keys ascend.
-    Forward,
-    /// Keys descend.
-    Backward,
-}
 
 /// A copy of a leaf; reused for the next one.
 #[derive(Debug, Default)]

@@ -2,11 +2,12 @@
 
 use super::branch::{Pivots, Route};
 use super::leaf::{self, Leaf};
+use super::pivot_between;
 use super::read::Path;
 use super::split::{self, split_for, split_leaf};
-use super::{OVERFLOW_HANDLE_BYTES, Value, pivot_between};
+use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
-use esker_base::PageId;
+use esker_base::{CommitNo, PageId};
 
 /// Makes an empty tree and returns its root, which stays the root for good (B4).
 ///
@@ -73,35 +74,53 @@ pub fn prepare<'a, P: TurnPages>(
 }
 
 impl<P: TurnPages> Prepared<'_, P> {
-    /// What the key holds now.
-    pub fn existing(&self) -> Option<Value<'_>> {
+    /// What the leaf has for the key.
+    #[inline]
+    pub(crate) fn row(&self) -> Option<Value<'_>> {
         self.at.ok().map(|i| Leaf::new(self.leaf.body()).row(i).1)
     }
+    pub(crate) fn leaf_changed_at(&self) -> CommitNo {
+        self.leaf.changed_at()
+    }
+}
 
-    /// Puts the value that was prepared for, or one that takes no more room.
-    pub fn put(&mut self, value: Value<'_>) {
+impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
+    #[inline]
+    fn existing(&self) -> Existing<'_> {
+        self.row().map_or(Existing::Absent, Existing::Present)
+    }
+    #[inline]
+    fn replaced(&self) -> Option<Handle> {
+        match self.row() {
+            Some(Value::Overflow(handle)) => Some(handle),
+            _ => None,
+        }
+    }
+    /// Also takes a value that needs no more room than the one prepared for.
+    #[inline]
+    fn put(&mut self, value: Value<'_>) -> i64 {
         let body = self.leaf.body_mut();
         match self.at {
-            Ok(i) => leaf::replace(body, i, self.key, &value),
+            Ok(i) => {
+                leaf::replace(body, i, self.key, &value);
+                0
+            }
             Err(i) => {
                 leaf::insert(body, i, self.key, &value);
                 self.at = Ok(i);
+                1
             }
         }
     }
-
-    /// Removes the key, if it is there.
-    pub fn delete(&mut self) {
-        if let Ok(i) = self.at {
-            leaf::remove(self.leaf.body_mut(), i);
-            self.at = Err(i);
-            self.deleted = true;
-        }
+    fn delete(&mut self) -> i64 {
+        let Ok(i) = self.at else { return 0 };
+        leaf::remove(self.leaf.body_mut(), i);
+        self.at = Err(i);
+        self.deleted = true;
+        -1
     }
-
-    /// True if a delete has left so little that the leaf should be joined with a neighbour (not after
-    /// every delete: most tries would be in vain).
-    pub fn is_sparse(&self) -> bool {
+    /// Not after every delete: most tries to join leaves would be in vain.
+    fn is_sparse(&self) -> bool {
         self.deleted && is_sparse(self.leaf.body())
     }
 }
@@ -112,46 +131,16 @@ fn is_sparse(body: &[u8]) -> bool {
     leaf.len() == 0 || (leaf.used_bytes() * 3 < body.len() && leaf.len().is_multiple_of(8))
 }
 
-/// One write of a group.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupWrite<'w> {
-    /// The key.
-    pub key: &'w [u8],
-    /// What to put; `None` deletes.
-    pub value: Option<Value<'w>>,
-}
-
-/// Writes to one table, keys ascending strictly.
-pub trait GroupWrites {
-    /// How many.
-    fn len(&self) -> usize;
-    /// True if there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// The i-th.
-    fn get(&self, i: usize) -> GroupWrite<'_>;
-}
-
-impl GroupWrites for [GroupWrite<'_>] {
-    fn len(&self) -> usize {
-        self.len()
-    }
-    fn get(&self, i: usize) -> GroupWrite<'_> {
-        self[i]
-    }
-}
-
 /// A leaf, latched, with room for all writes of a group that fall into it.
-pub struct PreparedGroup<'a, P: TurnPages + 'a> {
+pub struct Group<'a, P: TurnPages + 'a> {
     leaf: P::Write<'a>,
     len: usize,
     deleted: bool,
 }
 
-impl<P: TurnPages> std::fmt::Debug for PreparedGroup<'_, P> {
+impl<P: TurnPages> std::fmt::Debug for Group<'_, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PreparedGroup").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Group").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -166,15 +155,15 @@ impl<P: TurnPages> std::fmt::Debug for PreparedGroup<'_, P> {
 pub fn prepare_group<'a, P: TurnPages>(
     pages: &'a P,
     root: &ChildWord,
-    writes: &(impl GroupWrites + ?Sized),
-) -> Step<PreparedGroup<'a, P>> {
+    writes: &dyn GroupWrites,
+) -> Step<Group<'a, P>> {
     let first = writes.get(0);
     loop {
         let page = latch_leaf(pages, root, first.key)?;
         let leaf = Leaf::new(page.body());
         let fit = Fit::of(leaf, writes);
         if fit.fitting == fit.inside {
-            return Ok(PreparedGroup { leaf: page, len: fit.inside, deleted: false });
+            return Ok(Group { leaf: page, len: fit.inside, deleted: false });
         }
         let at = leaf.search(first.key);
         // Writes that go on where the leaf ends are cut where it is full; so are those that
@@ -217,7 +206,7 @@ struct Fit {
 }
 
 impl Fit {
-    fn of(leaf: Leaf<'_>, writes: &(impl GroupWrites + ?Sized)) -> Self {
+    fn of(leaf: Leaf<'_>, writes: &dyn GroupWrites) -> Self {
         let high = leaf.high();
         let mut free = leaf.free_bytes();
         let (mut inside, mut fitting) = (0, 0);
@@ -246,23 +235,11 @@ impl Fit {
     }
 }
 
-impl<P: TurnPages> PreparedGroup<'_, P> {
-    /// How many writes, from the first one on, the group holds.
-    pub fn len(&self) -> usize {
+impl<P: TurnPages> PreparedGroup for Group<'_, P> {
+    fn len(&self) -> usize {
         self.len
     }
-    /// False: a group holds at least one write.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Applies the writes it was prepared for, and calls `replaced` with the handle of every value outside
-    /// the leaf that is no longer referred to. Returns by how many the rows have grown.
-    pub fn apply(
-        &mut self,
-        writes: &(impl GroupWrites + ?Sized),
-        replaced: &mut dyn FnMut([u8; OVERFLOW_HANDLE_BYTES]),
-    ) -> i64 {
+    fn apply(&mut self, writes: &dyn GroupWrites, replaced: &mut dyn FnMut(Handle)) -> i64 {
         let mut rows = 0;
         for i in 0..self.len {
             let GroupWrite { key, value } = writes.get(i);
@@ -289,9 +266,7 @@ impl<P: TurnPages> PreparedGroup<'_, P> {
         }
         rows
     }
-
-    /// As [`Prepared::is_sparse`].
-    pub fn is_sparse(&self) -> bool {
+    fn is_sparse(&self) -> bool {
         self.deleted && is_sparse(self.leaf.body())
     }
 }
