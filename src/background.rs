@@ -8,6 +8,7 @@ use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_FULL, DEAD_PERCENT_RES
 use crate::store::count;
 use crate::store::segment::SEGMENT_PAGES_MIN;
 use crate::store::superblock::{self, Superblock};
+use crate::work::Round;
 use esker_base::sync::{Arc, Ordering, thread};
 use esker_base::{CommitNo, Error, Lsn, Result};
 use std::time::Duration;
@@ -80,6 +81,9 @@ fn store_thread(engine: &Engine) {
             since = now;
         }
         engine.background_step();
+        while engine.work_under_writes() {
+            engine.background_step();
+        }
         if !woken && now.saturating_sub(since) > REST {
             engine.rest_step();
         }
@@ -154,6 +158,9 @@ impl Engine {
             return;
         }
         self.note_failure(self.keep_frames_free());
+        if !self.threads {
+            self.note_failure(self.work_round(false));
+        }
         if self.is_checkpoint_due() {
             let before = self.store.counters.image_bytes_written.load(Ordering::Relaxed);
             self.note_failure(self.checkpoint());
@@ -161,6 +168,17 @@ impl Engine {
             self.note_failure(self.free_given_up());
             self.note_failure(self.clean_up_to(DEAD_PERCENT_BUSY, wrote.max(CLEAN_STEP_BYTES)));
         }
+    }
+
+    /// Some of the indexes' background work. True if there may be more.
+    fn work_under_writes(&self) -> bool {
+        if self.check_writable().is_err() {
+            return false;
+        }
+        let round = self.work_round(false);
+        let more = matches!(round, Ok(Round::More));
+        self.note_failure(round);
+        more
     }
 
     /// One round of background work at rest: write out, free, clean, until nothing is left to do.
@@ -183,6 +201,10 @@ impl Engine {
     }
 
     fn try_rest_step(&self) -> Result<bool> {
+        let worked = self.work_round(true)? == Round::More;
+        if worked {
+            return Ok(true);
+        }
         let freed = self.free_given_up()?;
         if self.store.is_worth_cleaning(DEAD_PERCENT_REST) {
             // The open segments hold their share of what is dead.

@@ -12,7 +12,7 @@
 
 use crate::kinds::AnyKind;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
-use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use esker_base::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
 use esker_base::{CommitNo, Error, PageId, Result, TableId};
 use esker_index::pages::ChildWord;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,10 @@ use std::fmt;
 pub enum Index {
     /// Ordered; fast point reads and scans.
     BTree,
+    /// No order; the fastest point reads and writes, as long as the table's pages are in memory.
+    Hash,
+    /// Ordered; the fastest writes, above all of tables far larger than memory, and fast scans.
+    Fractal,
     /// A kind of this name, registered with [`Options::index_kind`](crate::Options::index_kind).
     Custom(&'static str),
 }
@@ -36,6 +40,8 @@ impl Index {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::BTree => 1,
+            Self::Hash => 2,
+            Self::Fractal => 3,
             Self::Custom(_) => CUSTOM,
         }
     }
@@ -43,13 +49,15 @@ impl Index {
     pub(crate) fn custom_name(self) -> &'static str {
         match self {
             Self::Custom(name) => name,
-            Self::BTree => "",
+            Self::BTree | Self::Hash | Self::Fractal => "",
         }
     }
     /// `custom` is the name, if the code says that there is one.
     pub(crate) fn of_code(code: u8, custom: &str) -> Option<Self> {
         match code {
             1 => Some(Self::BTree),
+            2 => Some(Self::Hash),
+            3 => Some(Self::Fractal),
             CUSTOM => Some(Self::Custom(interned(custom))),
             _ => None,
         }
@@ -58,6 +66,8 @@ impl Index {
     pub fn name(self) -> &'static str {
         match self {
             Self::BTree => "btree",
+            Self::Hash => "hash",
+            Self::Fractal => "fractal",
             Self::Custom(name) => name,
         }
     }
@@ -97,6 +107,8 @@ pub(crate) struct TableState {
     /// Rows, about: range deletes that drop whole subtrees do not count them.
     pub(crate) rows: AtomicU64,
     pub(crate) dropped: AtomicBool,
+    /// How the last step of background work ended: 0 well, 1 without space, 2 at something damaged.
+    work_failed: AtomicU8,
 }
 
 impl TableState {
@@ -117,6 +129,7 @@ impl TableState {
             root: ChildWord::new(root, ChildWord::NO_HINT),
             rows: AtomicU64::new(rows),
             dropped: AtomicBool::new(false),
+            work_failed: AtomicU8::new(0),
         }
     }
     /// # Errors
@@ -137,6 +150,26 @@ impl TableState {
             return Ok(());
         }
         Err(Error::Unordered { table: self.name.clone(), op })
+    }
+    /// Remembers how a step of background work has ended.
+    pub(crate) fn note_work(&self, error: Option<&Error>) {
+        let failed = match error {
+            None => 0,
+            Some(Error::NoSpace { .. }) => 1,
+            Some(_) => 2,
+        };
+        self.work_failed.store(failed, Ordering::Relaxed);
+    }
+    /// Whether it is of use to wait for background work.
+    ///
+    /// # Errors
+    /// `NoSpace` if that is what it waits for itself.
+    pub(crate) fn may_wait_for_work(&self) -> Result<bool> {
+        match self.work_failed.load(Ordering::Relaxed) {
+            0 => Ok(true),
+            1 => Err(Error::NoSpace { op: "merge", file: self.name.clone() }),
+            _ => Ok(false),
+        }
     }
     pub(crate) fn add_rows(&self, change: i64) {
         // Never below zero: the count is an estimate once subtrees were dropped.
@@ -181,7 +214,7 @@ impl Catalog {
     /// Reads what [`Self::encode`] wrote: the tables and the next id.
     pub(crate) fn decode(
         bytes: &[u8],
-        make: &dyn Fn(Index) -> Arc<AnyKind>,
+        make: &dyn Fn(TableId, Index) -> Arc<AnyKind>,
     ) -> Option<(Self, TableId)> {
         let mut reader = Reader::new(bytes);
         let next = TableId(u32::try_from(reader.varint()?).ok()?);
@@ -201,7 +234,7 @@ impl Catalog {
                 catalog.dropped.insert(id, kind);
                 continue;
             }
-            catalog.insert(Arc::new(TableState::new(id, name, kind, make(kind), root, rows)));
+            catalog.insert(Arc::new(TableState::new(id, name, kind, make(id, kind), root, rows)));
         }
         reader.is_empty().then_some((catalog, next))
     }
@@ -224,14 +257,15 @@ mod tests {
 
     #[test]
     fn the_catalogue_round_trips() {
-        let make = |_| Arc::new(AnyKind::Unregistered);
+        let make = |_, _| Arc::new(AnyKind::Unregistered);
         let mut catalog = Catalog::default();
         for (id, name, kind) in [
             (1, "users", Index::BTree),
             (7, "clicks", Index::Custom("mine")),
             (3, "old", Index::BTree),
         ] {
-            let table = TableState::new(TableId(id), name, kind, make(kind), PageId(9), 5);
+            let table =
+                TableState::new(TableId(id), name, kind, make(TableId(id), kind), PageId(9), 5);
             catalog.insert(Arc::new(table));
         }
         catalog.remove(TableId(3));

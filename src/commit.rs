@@ -48,6 +48,9 @@ impl Expect<'_> {
 /// Leaves that one commit has made sparse and that are looked at again after it.
 const SPARSE_MAX: usize = 64;
 
+/// Steps of tidying up after one delete.
+const TIDY_STEPS_MAX: usize = 16;
+
 /// Latched groups of one commit; more than this are applied one after the other, the turn held.
 fn groups_max(frames: u32) -> usize {
     (frames as usize / 4).max(4)
@@ -108,6 +111,7 @@ impl Engine {
         });
         let look = expect.look();
         let mut tries = Tries::default();
+        self.throttle(table)?;
         loop {
             // Outside the turn: bring the leaf in, and its lines into the cache.
             self.read(View::Current, |session| table.index.warm(session, &table.root, key, look))?;
@@ -205,7 +209,7 @@ impl Engine {
     /// the way, the leaf stays as it is.
     fn merge_leaf(&self, table: &TableState, key: &[u8]) {
         let mut tries = Tries::default();
-        for _ in 0..4 {
+        for _ in 0..TIDY_STEPS_MAX {
             let mut turn = self.turn.lock();
             let commit = turn.last.next();
             let Turn { cuts, reserve, .. } = &mut *turn;
@@ -221,6 +225,8 @@ impl Engine {
                         return;
                     }
                 }
+                // Small steps: there may be another one.
+                Ok(true) => {}
                 // A neighbour that is not in memory is not worth a read.
                 _ => return,
             }
@@ -247,6 +253,9 @@ impl Engine {
         }
         if !set.only_deletes() {
             self.check_space()?;
+        }
+        for table in &set.tables {
+            self.throttle(table)?;
         }
         let mut payload = Vec::with_capacity(usize::try_from(set.bytes()).unwrap_or(0));
         set.encode(&mut payload);
@@ -551,11 +560,13 @@ impl Engine {
                 Err(stop) => stop,
             };
             drop(session);
-            if matches!(stop, Stop::Reserve) {
-                let want = turn.reserve.frames.len() + 32;
-                self.fill_reserve(turn, want)?;
-            } else {
-                self.follow_up(stop, View::Current, &mut tries)?;
+            match stop {
+                Stop::Reserve => {
+                    let want = turn.reserve.frames.len() + 32;
+                    self.fill_reserve(turn, want)?;
+                }
+                Stop::Behind => self.catch_up_in_turn(turn)?,
+                stop => self.follow_up(stop, View::Current, &mut tries)?,
             }
         }
     }

@@ -4,7 +4,6 @@ use crate::background::Threads;
 use crate::batch::Batch;
 use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
-use crate::kinds::AnyKind;
 use crate::options::Options;
 use crate::record::Record;
 use crate::snapshot::Snapshot;
@@ -142,7 +141,7 @@ impl Database {
                 return Err(Error::invalid("table exists", name));
             }
             let id = turn.next_table;
-            if matches!(AnyKind::of(kind, &engine.options), AnyKind::Unregistered) {
+            if matches!(kind, Index::Custom(name) if !engine.options.kinds.has(name)) {
                 return Err(Error::UnknownKind { kind: kind.to_string(), table: name.to_owned() });
             }
             let record = Record::CreateTable {

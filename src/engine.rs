@@ -8,6 +8,7 @@ use crate::store::superblock::Superblock;
 use crate::store::{Store, count};
 use crate::ticket::Waiters;
 use crate::turn::Turn;
+use crate::work::Working;
 use esker_base::sync::{
     Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock, Striped,
 };
@@ -38,6 +39,11 @@ pub(crate) struct Engine {
     /// Woken when the transaction that runs alone has ended.
     pub(crate) solo_ended: Condvar,
     pub(crate) catalog: RwLock<Catalog>,
+    /// Held by whoever does background work of indexes: one at a time. Never waits for the turn while others wait
+    /// for it: see `work.rs`.
+    pub(crate) work: Mutex<Working>,
+    /// Woken when background work has come further.
+    pub(crate) worked: Wake,
     /// Held by whoever checkpoints, cleans or frees: one at a time. The newest superblock.
     pub(crate) maintenance: Mutex<Superblock>,
     /// Opened on a disk too full for a log: nothing can be written.
@@ -76,6 +82,15 @@ impl Wake {
             self.condvar.notify_one();
         }
     }
+    /// Wakes all who wait just now.
+    pub(crate) fn wake_all(&self) {
+        self.condvar.notify_all();
+    }
+    /// Waits for [`Self::wake_all`], or until `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        let mut pending = self.pending.lock();
+        self.condvar.wait_for(&mut pending, timeout);
+    }
 }
 
 /// Counters of the engine; each is only ever added to.
@@ -88,6 +103,7 @@ pub(crate) struct EngineCounters {
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
     pub(crate) log_stalls: AtomicU64,
+    pub(crate) debt_stalls: AtomicU64,
     pub(crate) reserve_refills: AtomicU64,
 }
 
@@ -101,6 +117,10 @@ pub(crate) struct Tries {
 }
 
 impl Tries {
+    /// True as long as what is read ahead has not pushed out what is needed.
+    pub(crate) fn may_read_ahead(&self) -> bool {
+        self.stops < 6
+    }
     /// True if it is time to try something else.
     pub(crate) fn is_spent(&self) -> bool {
         self.stops > 12
@@ -133,6 +153,8 @@ impl Engine {
             turn: Mutex::new(turn),
             solo_ended: Condvar::new(),
             catalog: RwLock::new(catalog),
+            work: Mutex::new(Working::default()),
+            worked: Wake::default(),
             maintenance: Mutex::new(superblock),
             read_only: false,
             poison: Mutex::new(None),
@@ -212,6 +234,7 @@ impl Engine {
                 count(&self.counters.reserve_refills, 1);
                 self.refill_reserve(8 << tries.stops.min(12))
             }
+            Stop::Behind => self.catch_up(),
             Stop::Corrupt { page, detail } => Err(self.corrupt(page, &detail)),
         }
     }

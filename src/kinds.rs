@@ -10,8 +10,10 @@ use crate::store::pages::{BuildSession, Session, TurnSession};
 use crate::store::{OverflowRange, PageLogic};
 use crate::value;
 use esker_base::sync::{Arc, RwLock};
-use esker_base::{CommitNo, PageId, TableId};
+use esker_base::{CommitNo, DatabaseId, PageId, TableId};
 use esker_index::btree::{self, BTree};
+use esker_index::fractal::{self, Fractal, FractalConfig};
+use esker_index::hash::{self, Hash};
 use esker_index::kind::{
     Ahead, CheckStep, Checker, Cursor, Direction, Existing, GroupWrites, Handle, Kind, Look,
     PreparedGroup, PreparedRange, PreparedWrite, Value, Work,
@@ -25,6 +27,8 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(crate) enum AnyKind {
     BTree(BTree),
+    Hash(Hash),
+    Fractal(Fractal),
     Custom(Box<dyn Erased>),
     /// A kind of this name was not registered at open: the table cannot be used.
     Unregistered,
@@ -40,6 +44,10 @@ pub(crate) struct Kinds {
 type MakeKind = dyn Fn() -> Box<dyn Erased> + Send + Sync;
 
 impl Kinds {
+    /// True if a kind of this name was registered.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
     pub(crate) fn insert<K: Kind>(
         &mut self,
         name: &'static str,
@@ -121,7 +129,13 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
     fn debt_bytes(&self) -> u64;
     fn debt_bytes_max(&self) -> u64;
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work>;
-    fn finish_work(&self, pages: &TurnSession<'_>, root: &ChildWord) -> Step<i64>;
+    fn upcoming_work(&self, pages: &BuildSession<'_>, out: &mut Vec<PageId>) -> Step<()>;
+    fn finish_work(
+        &self,
+        pages: &TurnSession<'_>,
+        root: &ChildWord,
+        replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64>;
     fn abandon_work(&self);
 }
 
@@ -235,8 +249,16 @@ impl<K: Kind> Erased for Outside<K> {
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work> {
         self.0.work(pages, root, rest)
     }
-    fn finish_work(&self, pages: &TurnSession<'_>, root: &ChildWord) -> Step<i64> {
-        self.0.finish_work(pages, root)
+    fn upcoming_work(&self, pages: &BuildSession<'_>, out: &mut Vec<PageId>) -> Step<()> {
+        self.0.upcoming_work(pages, out)
+    }
+    fn finish_work(
+        &self,
+        pages: &TurnSession<'_>,
+        root: &ChildWord,
+        replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64> {
+        self.0.finish_work(pages, root, replaced)
     }
     fn abandon_work(&self) {
         self.0.abandon_work();
@@ -314,17 +336,36 @@ macro_rules! on {
     ($any:expr, $kind:ident => $call:expr) => {
         match $any {
             AnyKind::BTree($kind) => $call,
+            AnyKind::Hash($kind) => $call,
+            AnyKind::Fractal($kind) => $call,
             AnyKind::Custom($kind) => $call,
             AnyKind::Unregistered => unreachable!("checked when a table is used"),
         }
     };
 }
 
+/// Where an index is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KindPlace {
+    pub(crate) database: DatabaseId,
+    pub(crate) table: TableId,
+    pub(crate) page_bytes: usize,
+}
+
 impl AnyKind {
     /// The index of a new table, or of one that was opened.
-    pub(crate) fn of(kind: Index, options: &Options) -> Self {
+    pub(crate) fn of(kind: Index, options: &Options, place: KindPlace) -> Self {
+        let KindPlace { database, table, page_bytes } = place;
         match kind {
             Index::BTree => Self::BTree(BTree),
+            // Each table has its own, which nobody can guess: or keys could be made that all collide.
+            Index::Hash => {
+                Self::Hash(Hash::new(database.0 ^ u64::from(table.0).wrapping_mul(Hash::SEED)))
+            }
+            Index::Fractal => {
+                let memory_bytes = options.memory_bytes / 8 * 7;
+                Self::Fractal(Fractal::new(FractalConfig::for_memory(memory_bytes, page_bytes)))
+            }
             Index::Custom(name) => match options.kinds.by_name.get(name) {
                 Some(make) => Self::Custom(make()),
                 None => Self::Unregistered,
@@ -333,7 +374,8 @@ impl AnyKind {
     }
     pub(crate) fn is_ordered(&self) -> bool {
         match self {
-            Self::BTree(_) | Self::Unregistered => true,
+            Self::BTree(_) | Self::Fractal(_) | Self::Unregistered => true,
+            Self::Hash(_) => false,
             Self::Custom(kind) => kind.is_ordered(),
         }
     }
@@ -355,6 +397,8 @@ impl AnyKind {
     ) -> Step<T> {
         match self {
             Self::BTree(kind) => kind.get(pages, root, view, key, f),
+            Self::Hash(kind) => kind.get(pages, root, view, key, f),
+            Self::Fractal(kind) => kind.get(pages, root, view, key, f),
             Self::Custom(kind) => {
                 let (mut f, mut result) = (Some(f), None);
                 kind.get(pages, root, view, key, &mut |value, changed_at| {
@@ -397,6 +441,8 @@ impl AnyKind {
     ) -> Step<AnyPrepared<'a, 's>> {
         Ok(match self {
             Self::BTree(kind) => AnyPrepared::BTree(kind.prepare(pages, root, key, new, look)?),
+            Self::Hash(kind) => AnyPrepared::Hash(kind.prepare(pages, root, key, new, look)?),
+            Self::Fractal(kind) => AnyPrepared::Fractal(kind.prepare(pages, root, key, new, look)?),
             Self::Custom(kind) => AnyPrepared::Custom(kind.prepare(pages, root, key, new, look)?),
             Self::Unregistered => unreachable!("checked when a table is used"),
         })
@@ -409,6 +455,8 @@ impl AnyKind {
     ) -> Step<AnyGroup<'a, 's>> {
         Ok(match self {
             Self::BTree(kind) => AnyGroup::BTree(kind.prepare_group(pages, root, writes)?),
+            Self::Hash(kind) => AnyGroup::Hash(kind.prepare_group(pages, root, writes)?),
+            Self::Fractal(kind) => AnyGroup::Fractal(kind.prepare_group(pages, root, writes)?),
             Self::Custom(kind) => AnyGroup::Custom(kind.prepare_group(pages, root, writes)?),
             Self::Unregistered => unreachable!("checked when a table is used"),
         })
@@ -422,6 +470,14 @@ impl AnyKind {
     ) -> Step<Box<ApplyRange<'a>>> {
         match self {
             Self::BTree(kind) => {
+                let plan = kind.prepare_delete_range(pages, root, low, high)?;
+                Ok(Box::new(move |replaced| plan.apply(replaced)))
+            }
+            Self::Hash(kind) => {
+                let plan = kind.prepare_delete_range(pages, root, low, high)?;
+                Ok(Box::new(move |replaced| plan.apply(replaced)))
+            }
+            Self::Fractal(kind) => {
                 let plan = kind.prepare_delete_range(pages, root, low, high)?;
                 Ok(Box::new(move |replaced| plan.apply(replaced)))
             }
@@ -440,6 +496,8 @@ impl AnyKind {
     ) -> AnyCursor {
         match self {
             Self::BTree(kind) => AnyCursor::BTree(kind.cursor(low, high, direction)),
+            Self::Hash(kind) => AnyCursor::Hash(kind.cursor(low, high, direction)),
+            Self::Fractal(kind) => AnyCursor::Fractal(kind.cursor(low, high, direction)),
             Self::Custom(kind) => AnyCursor::Custom(kind.cursor(low, high, direction)),
             Self::Unregistered => unreachable!("checked when a table is used"),
         }
@@ -455,6 +513,8 @@ impl AnyKind {
         let (low, high) = span;
         match self {
             Self::BTree(kind) => kind.estimate_rows(pages, root, view, low, high, total),
+            Self::Hash(kind) => kind.estimate_rows(pages, root, view, low, high, total),
+            Self::Fractal(kind) => kind.estimate_rows(pages, root, view, low, high, total),
             Self::Custom(kind) => kind.estimate_rows(pages, root, view, span, total),
             Self::Unregistered => unreachable!("checked when a table is used"),
         }
@@ -462,14 +522,21 @@ impl AnyKind {
     pub(crate) fn check(&self, root: PageId) -> Box<dyn ErasedChecker> {
         match self {
             Self::BTree(kind) => Box::new(Outside(kind.check(root))),
+            Self::Hash(kind) => Box::new(Outside(kind.check(root))),
+            Self::Fractal(kind) => Box::new(Outside(kind.check(root))),
             Self::Custom(kind) => kind.check(root),
             Self::Unregistered => unreachable!("checked when a table is used"),
         }
     }
+    /// True if there may be background work.
+    pub(crate) fn has_work(&self) -> bool {
+        matches!(self, Self::Fractal(_) | Self::Custom(_))
+    }
     /// Debt and its limit, in bytes; none for kinds without background work.
     pub(crate) fn debt(&self) -> (u64, u64) {
         match self {
-            Self::BTree(_) | Self::Unregistered => (0, u64::MAX),
+            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => (0, u64::MAX),
+            Self::Fractal(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
             Self::Custom(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
         }
     }
@@ -480,12 +547,25 @@ impl AnyKind {
         rest: bool,
     ) -> Step<Work> {
         match self {
-            Self::BTree(_) | Self::Unregistered => Ok(Work::None),
+            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => Ok(Work::None),
+            Self::Fractal(kind) => kind.work(pages, root, rest),
             Self::Custom(kind) => kind.work(pages, root, rest),
         }
     }
-    pub(crate) fn finish_work(&self, pages: &TurnSession<'_>, root: &ChildWord) -> Step<i64> {
-        on!(self, kind => kind.finish_work(pages, root))
+    pub(crate) fn upcoming_work(
+        &self,
+        pages: &BuildSession<'_>,
+        out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        on!(self, kind => kind.upcoming_work(pages, out))
+    }
+    pub(crate) fn finish_work(
+        &self,
+        pages: &TurnSession<'_>,
+        root: &ChildWord,
+        replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64> {
+        on!(self, kind => kind.finish_work(pages, root, replaced))
     }
     pub(crate) fn abandon_work(&self) {
         on!(self, kind => kind.abandon_work());
@@ -495,6 +575,8 @@ impl AnyKind {
 /// A prepared write of any kind.
 pub(crate) enum AnyPrepared<'a, 's> {
     BTree(btree::Prepared<'a, TurnSession<'s>>),
+    Hash(hash::Prepared<'a, TurnSession<'s>>),
+    Fractal(fractal::FractalPrepared<'a, TurnSession<'s>>),
     Custom(Box<dyn PreparedWrite + 'a>),
 }
 
@@ -502,6 +584,8 @@ macro_rules! on_each {
     ($any:expr, $enum:ident, $each:ident => $call:expr) => {
         match $any {
             $enum::BTree($each) => $call,
+            $enum::Hash($each) => $call,
+            $enum::Fractal($each) => $call,
             $enum::Custom($each) => $call,
         }
     };
@@ -531,6 +615,8 @@ impl PreparedWrite for AnyPrepared<'_, '_> {
 /// Prepared writes of any kind.
 pub(crate) enum AnyGroup<'a, 's> {
     BTree(btree::Group<'a, TurnSession<'s>>),
+    Hash(hash::Group<'a, TurnSession<'s>>),
+    Fractal(fractal::FractalGroup<'a, TurnSession<'s>>),
     Custom(Box<dyn PreparedGroup + 'a>),
 }
 
@@ -550,6 +636,8 @@ impl PreparedGroup for AnyGroup<'_, '_> {
 #[derive(Debug)]
 pub(crate) enum AnyCursor {
     BTree(btree::TreeCursor),
+    Hash(hash::HashCursor),
+    Fractal(fractal::FractalCursor),
     Custom(Box<dyn ErasedCursor>),
 }
 

@@ -23,7 +23,7 @@
 //! |---|---|
 //! | `db`, `table`, `txn`, `snapshot`, `batch`, `rows`, `ticket` | what users hold |
 //! | `engine`, `turn`, `commit`, `write_set`, `conflict` | the commit turn |
-//! | `open`, `record`, `catalog`, `background` | recovery, the log's meaning, upkeep |
+//! | `open`, `record`, `catalog`, `background`, `work` | recovery, the log's meaning, upkeep, indexes' background work |
 //! | `store` | pages, versions, segments, checkpoint, cleaning |
 //! | `kinds`, `value` | the kinds of index as the engine calls them; values outside leaves |
 //! | `verify`, `stats`, `options`, `range`, `merge` | |
@@ -58,6 +58,7 @@ mod turn;
 mod txn;
 mod value;
 mod verify;
+mod work;
 mod write_set;
 
 pub use batch::Batch;

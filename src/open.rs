@@ -11,7 +11,7 @@ use crate::commit::Job;
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
 use crate::engine::Engine;
-use crate::kinds::{AnyKind, Logic};
+use crate::kinds::{AnyKind, KindPlace, Logic};
 use crate::options::Options;
 use crate::range::Span;
 use crate::record::Record;
@@ -214,7 +214,10 @@ fn recover_with_log_on(
     let name = superblock::checkpoint_name(superblock.checkpoint);
     let Metadata { commit, next_number, mut state, engine } =
         checkpoint::decode(&payload, &store_options, &name)?;
-    let make = |kind| Arc::new(AnyKind::of(kind, options));
+    let make = |table, kind| {
+        let place = KindPlace { database, table, page_bytes };
+        Arc::new(AnyKind::of(kind, options, place))
+    };
     let (mut catalog, next_table) = Catalog::decode(&engine, &make)
         .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
     check_segments(&**disk, &mut state)?;
@@ -261,7 +264,7 @@ fn recover_with_log_on(
         logic.set(table.id, Arc::clone(&table.index));
     }
     for (id, kind) in &catalog.dropped {
-        logic.set(*id, make(*kind));
+        logic.set(*id, make(*id, *kind));
     }
     let turn = new_turn(tail, commit, next_table);
     let engine = Engine::new(options.clone(), store, logic, wal, turn, catalog, superblock);
@@ -454,7 +457,12 @@ impl Engine {
         kind: Index,
         commit: CommitNo,
     ) -> Result<Arc<TableState>> {
-        let index = Arc::new(AnyKind::of(kind, &self.options));
+        let place = KindPlace {
+            database: self.store.database,
+            table: id,
+            page_bytes: self.store.options.page_bytes,
+        };
+        let index = Arc::new(AnyKind::of(kind, &self.options, place));
         if matches!(*index, AnyKind::Unregistered) {
             let (kind, table) = (kind.to_string(), name.to_owned());
             return Err(Error::UnknownKind { kind, table });

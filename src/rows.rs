@@ -212,7 +212,7 @@ impl Rows {
                     }
                     Err(stop) => {
                         self.missing.clear();
-                        if matches!(stop, Stop::Missing(_)) {
+                        if matches!(stop, Stop::Missing(_)) && tries.may_read_ahead() {
                             // Read-ahead: what stands in the way here is met again by the cursor itself.
                             let ahead =
                                 end.cursor.upcoming(&session, root, view, &mut self.missing);
@@ -227,6 +227,7 @@ impl Rows {
             if let Stop::Missing(page) = stop {
                 self.missing
                     .retain(|other| *other != page && engine.store.resident.get(*other).is_none());
+                self.missing.truncate(engine.store.read_ahead_max());
                 if !self.missing.is_empty() {
                     self.missing.insert(0, page);
                     // An error is met again, and told, below.

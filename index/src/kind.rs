@@ -394,11 +394,25 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn work<P: BuildPages>(&self, _pages: &P, _root: &ChildWord, _rest: bool) -> Step<Work> {
         Ok(Work::None)
     }
-    /// Makes what was built part of the table, in a turn; returns by how many the rows have grown.
+    /// Appends pages that the work under way is going to need and that may not be in memory: called when [`Kind::work`] has
+    /// met one that is missing.
+    ///
+    /// # Errors
+    /// As [`Pages::read`].
+    fn upcoming_work<P: Pages>(&self, _pages: &P, _out: &mut Vec<PageId>) -> Step<()> {
+        Ok(())
+    }
+    /// Makes what was built part of the table, in a turn, and calls `replaced` with every handle that nothing refers to any
+    /// more; returns by how many the rows have grown.
     ///
     /// # Errors
     /// `Missing`, `Reserve`: it is called again. `Moved`: what was built is of no use; the engine frees its pages.
-    fn finish_work<P: TurnPages>(&self, _pages: &P, _root: &ChildWord) -> Step<i64> {
+    fn finish_work<P: TurnPages>(
+        &self,
+        _pages: &P,
+        _root: &ChildWord,
+        _replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64> {
         Ok(0)
     }
     /// Forgets work under way: it failed, and its pages are freed.

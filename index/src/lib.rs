@@ -5,5 +5,10 @@
 //! [`Stop::Missing`](pages::Stop::Missing), and whoever called reads it and calls again.
 
 pub mod btree;
+pub mod fractal;
+pub mod hash;
 pub mod kind;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod pages;
+pub mod run;

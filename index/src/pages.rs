@@ -47,6 +47,8 @@ pub enum Stop {
     Unpublished(CommitNo),
     /// The turn's reserve of frames or page ids is used up: leave the turn and refill it.
     Reserve,
+    /// Background work has fallen behind so far that this write finds no room: leave the turn, and let it go on first.
+    Behind,
     /// A page does not hold what its parent says.
     Corrupt {
         /// The page.

@@ -237,6 +237,12 @@ impl Store {
         Ok(())
     }
 
+    /// Pages that may be read ahead at a time: with more, those needed first would be pushed out again.
+    pub(crate) fn read_ahead_max(&self) -> usize {
+        const PAGES_MAX: usize = 128;
+        (self.frames.count() as usize / 16).min(PAGES_MAX)
+    }
+
     /// Frames that versions may occupy before they are written out.
     pub(crate) fn version_frames_max(&self) -> usize {
         self.frames.count() as usize * 15 / 100

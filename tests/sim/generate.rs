@@ -8,7 +8,7 @@ use super::runner::SLOTS;
 use super::script::{
     Expect, Key, Op, Operator, Script, Settings, Shape, Span, Step, Tab, Value, Walk, Write,
 };
-use esker::{Durability, Isolation};
+use esker::{Durability, Index, Isolation};
 use std::ops::Bound;
 
 /// What a script is for.
@@ -121,6 +121,14 @@ pub(crate) fn script(choices: &mut impl Choices, profile: Profile) -> Script {
             ])
         }),
         shape: choices.pick(&[Shape::Short, Shape::Short, Shape::Shared, Shape::Binary]),
+        kinds: choices.pick(&[
+            [Index::BTree; 3],
+            [Index::Hash; 3],
+            [Index::Fractal; 3],
+            [Index::Fractal; 3],
+            [Index::BTree, Index::Hash, Index::Fractal],
+            [Index::Fractal, Index::BTree, Index::Hash],
+        ]),
     };
     let keys = choices.pick(&[4, 20, 100, 400]);
     let value_bytes_max = choices.pick(&[40, 300, 1200, 12_000]);

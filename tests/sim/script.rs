@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) compress: bool,
     pub(crate) durability: Durability,
     pub(crate) shape: Shape,
+    /// The kinds of tables, by number.
+    pub(crate) kinds: [Index; 3],
 }
 
 impl Settings {
@@ -32,6 +34,7 @@ impl Settings {
         compress: true,
         durability: Durability::Sync,
         shape: Shape::Short,
+        kinds: [Index::BTree; 3],
     };
 
     pub(crate) fn options(&self) -> Options {
@@ -46,8 +49,6 @@ impl Settings {
             .merge_operator("append", |_, old, operand| Some(append(old, operand)))
     }
 }
-
-pub(crate) const INDEX: Index = Index::BTree;
 
 /// What keys look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +133,13 @@ pub(crate) enum Span {
     All,
 }
 
+impl Span {
+    /// This range, or all keys if the table has no order.
+    pub(crate) fn suits(self, ordered: bool) -> Self {
+        if ordered { self } else { Self::All }
+    }
+}
+
 /// A range of keys, in bytes.
 pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
@@ -183,6 +191,16 @@ pub(crate) enum Write {
     Put(Key, Value),
     Delete(Key),
     DeleteRange(Span),
+}
+
+impl Write {
+    /// This write, as a table with or without order can do it.
+    pub(crate) fn suits(self, ordered: bool) -> Self {
+        match self {
+            Self::DeleteRange(span) => Self::DeleteRange(span.suits(ordered)),
+            write => write,
+        }
+    }
 }
 
 /// What `compare_and_swap` is told to expect.
@@ -250,6 +268,17 @@ pub(crate) enum Step {
     PutIfAbsent(Tab, Key, Value),
     Merge(Tab, Operator, Key, Value),
     Write(Tab, Write),
+}
+
+impl Step {
+    /// This step, as a table with or without order can do it.
+    pub(crate) fn suits(self, ordered: bool) -> Self {
+        match self {
+            Self::Scan(tab, span) => Self::Scan(tab, span.suits(ordered)),
+            Self::Write(tab, write) => Self::Write(tab, write.suits(ordered)),
+            step => step,
+        }
+    }
 }
 
 /// One operation.

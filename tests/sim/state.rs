@@ -96,7 +96,7 @@ impl State {
         let mut state = Self::default();
         for table in db.tables() {
             let mut rows = Rows::new();
-            for row in table.range(..)? {
+            for row in table.rows()? {
                 let (key, value) = row?.into_parts();
                 let key_again = key.clone();
                 assert!(rows.insert(key, value.into()).is_none(), "{key_again:?} comes twice");

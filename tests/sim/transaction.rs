@@ -2,8 +2,13 @@
 
 use super::script::{Operator, Shape, Step, Write};
 use super::state::{Change, Row, State, brief, is_empty};
-use esker::{Error, Isolation, Result, Table, Transaction};
+use esker::{Error, Index, Isolation, Result, Table, Transaction};
 use std::ops::Bound;
+
+/// True if the rows of a table have an order.
+pub(crate) fn is_ordered(table: &Table) -> bool {
+    table.kind() != Index::Hash
+}
 
 /// A table as the runner knows it.
 #[derive(Clone, Debug)]
@@ -72,7 +77,8 @@ impl OpenTransaction {
         since: &[State],
     ) -> Result<()> {
         let table = &handle.table;
-        let did = match *step {
+        let ordered = is_ordered(table);
+        let did = match step.suits(ordered) {
             Step::Get(_, key) => {
                 let key = key.bytes(shape);
                 let value = self.tx.get(table, &key)?;
@@ -86,10 +92,15 @@ impl OpenTransaction {
             }
             Step::Scan(_, span) => {
                 let rows = match span.prefix(shape) {
+                    _ if !ordered => self.tx.rows(table)?,
                     Some(prefix) => self.tx.prefix(table, prefix)?,
                     None => self.tx.range(table, span.bounds(shape))?,
                 };
-                Did::Scanned(span.bounds(shape), rows.collect::<Result<_>>()?)
+                let mut rows = rows.collect::<Result<Vec<_>>>()?;
+                if !ordered {
+                    rows.sort();
+                }
+                Did::Scanned(span.bounds(shape), rows)
             }
             Step::PutIfAbsent(_, key, value) => {
                 let (key, value) = (key.bytes(shape), value.bytes());

@@ -65,7 +65,9 @@ impl Checker for Check {
                 }
                 let leaf = Leaf::new(body);
                 if leaf.low() != low || leaf.high() != self.end.as_deref() {
-                    return wrong(page.id(), "its fences are not its parent's pivots".to_owned());
+                    let (is, says) = ((leaf.low(), leaf.high()), (&low, &self.end));
+                    let what = format!("its fences are {is:?}, its parent's pivots {says:?}");
+                    return wrong(page.id(), what);
                 }
                 for i in 0..leaf.len() {
                     if let (_, Value::Overflow(handle)) = leaf.row(i) {

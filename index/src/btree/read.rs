@@ -9,13 +9,16 @@ use esker_base::{CommitNo, PageId};
 
 /// A branch on the way down, and those above it: kept in the stack frames of the descent.
 pub(crate) struct Above<'x, R> {
-    page: &'x R,
-    up: Option<&'x Above<'x, R>>,
+    pub(crate) page: &'x R,
+    pub(crate) up: Option<&'x Above<'x, R>>,
 }
 
 /// True if no branch above has been replaced since it was read.
 #[inline]
-fn all_current<'a, P: Pages>(pages: &'a P, above: Option<&Above<'_, P::Read<'a>>>) -> bool {
+pub(crate) fn all_current<'a, P: Pages>(
+    pages: &'a P,
+    above: Option<&Above<'_, P::Read<'a>>>,
+) -> bool {
     let mut next = above;
     while let Some(node) = next {
         if !pages.is_current(node.page) {
@@ -69,7 +72,7 @@ pub(crate) fn visit_with_parent<'a, P: Pages, T>(
     visit_below(pages, word, view, route, None, None, f)
 }
 
-fn visit_below<'a, P: Pages, T>(
+pub(crate) fn visit_below<'a, P: Pages, T>(
     pages: &'a P,
     word: &ChildWord,
     view: View,

@@ -7,7 +7,7 @@ use super::read::Path;
 use super::split::{self, split_for, split_leaf};
 use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
-use esker_base::{CommitNo, PageId};
+use esker_base::PageId;
 
 /// Makes an empty tree and returns its root, which stays the root for good (B4).
 ///
@@ -78,9 +78,6 @@ impl<P: TurnPages> Prepared<'_, P> {
     #[inline]
     pub(crate) fn row(&self) -> Option<Value<'_>> {
         self.at.ok().map(|i| Leaf::new(self.leaf.body()).row(i).1)
-    }
-    pub(crate) fn leaf_changed_at(&self) -> CommitNo {
-        self.leaf.changed_at()
     }
 }
 

@@ -1,0 +1,173 @@
+//! The fractal tree as a [`Kind`].
+
+use super::check::{FractalCheck, check};
+use super::node::{NODE_LEVEL, check_node, hole};
+use super::read::{Search, read_node};
+use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange, write};
+use crate::btree;
+use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value, Work};
+use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, TurnPages, View};
+use crate::run::{FILTER_BLOCK_LEVEL, check_filter_page, filter_hole};
+use esker_base::sync::Ordering;
+use esker_base::{CommitNo, PageId};
+use std::ops::Range;
+
+impl Kind for Fractal {
+    fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
+        match level {
+            0 if words != 0 => Err(format!("a leaf with {words} children")),
+            0 => btree::check_leaf(body, true),
+            1..FILTER_BLOCK_LEVEL => btree::check_branch(words, body),
+            FILTER_BLOCK_LEVEL..NODE_LEVEL => check_filter_page(level, words, body),
+            NODE_LEVEL.. => check_node(level, words, body),
+        }
+    }
+    fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
+        match level {
+            0 => btree::leaf_hole(body),
+            1..FILTER_BLOCK_LEVEL => btree::branch_hole(body),
+            FILTER_BLOCK_LEVEL..NODE_LEVEL => filter_hole(body),
+            NODE_LEVEL.. => hole(body),
+        }
+    }
+    fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
+        if level == 0 {
+            btree::overflow_handles(body, visit);
+        }
+    }
+
+    fn create<P: TurnPages>(&self, pages: &P) -> Step<PageId> {
+        write::create(pages)
+    }
+
+    fn get<P: Pages, T>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        key: &[u8],
+        f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
+    ) -> Step<T> {
+        Search::new(view, key, f).run(pages, root, false)
+    }
+    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], look: Look) -> Step<()> {
+        if look == Look::Existing {
+            return self.get(pages, root, View::Current, key, |value, _| {
+                std::hint::black_box(value.is_some());
+            });
+        }
+        let page = read_node(pages, root, View::Current)?;
+        match page.words().first() {
+            Some(tree) => btree::warm(pages, tree, key),
+            None => Ok(()),
+        }
+    }
+    fn page_of<P: Pages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        key: &[u8],
+        look: Look,
+    ) -> Step<Option<PageId>> {
+        if look == Look::Blind {
+            let page = read_node(pages, root, view)?;
+            let Some(tree) = page.words().first() else { return Ok(None) };
+            return btree::leaf_of(pages, tree, view, key).map(Some);
+        }
+        match self.get(pages, root, view, key, |_, _| ()) {
+            Ok(()) => Ok(None),
+            Err(crate::pages::Stop::Missing(page)) => Ok(Some(page)),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    type Prepared<'a, P: TurnPages + 'a> = FractalPrepared<'a, P>;
+    #[inline]
+    fn prepare<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        key: &'a [u8],
+        new: Option<&Value<'_>>,
+        look: Look,
+    ) -> Step<FractalPrepared<'a, P>> {
+        self.prepare_write(pages, root, key, new, look)
+    }
+
+    type Group<'a, P: TurnPages + 'a> = FractalGroup<'a, P>;
+    fn prepare_group<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        writes: &dyn GroupWrites,
+    ) -> Step<FractalGroup<'a, P>> {
+        self.prepare_writes(pages, root, writes)
+    }
+
+    type Range<'a, P: TurnPages + 'a> = FractalRange<'a, P>;
+    fn prepare_delete_range<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        low: &'a [u8],
+        high: Option<&'a [u8]>,
+    ) -> Step<FractalRange<'a, P>> {
+        self.prepare_range(pages, root, low, high)
+    }
+
+    /// Background work does it.
+    fn tidy<P: TurnPages>(&self, _pages: &P, _root: &ChildWord, _key: &[u8]) -> Step<bool> {
+        Ok(false)
+    }
+
+    type Cursor = FractalCursor;
+    fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> FractalCursor {
+        FractalCursor::new(low, high, direction)
+    }
+
+    fn estimate_rows<P: Pages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        low: &[u8],
+        high: Option<&[u8]>,
+        total: u64,
+    ) -> Step<u64> {
+        self.estimate(pages, root, view, low, high, total)
+    }
+
+    type Check = FractalCheck;
+    fn check(&self, root: PageId) -> FractalCheck {
+        check(root)
+    }
+
+    fn debt_bytes(&self) -> u64 {
+        let soft = self.config.runs_soft() as u64;
+        let runs = self.root_runs.load(Ordering::Relaxed).saturating_sub(soft);
+        let filled = self.filled_bytes.load(Ordering::Relaxed);
+        runs * self.config.memtable_bytes + filled.saturating_sub(self.config.memtable_bytes)
+    }
+    fn debt_bytes_max(&self) -> u64 {
+        let runs = self.config.runs_hard() - self.config.runs_soft();
+        runs as u64 * self.config.memtable_bytes
+    }
+    fn work<P: BuildPages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Work> {
+        self.work_step(pages, root, rest)
+    }
+    fn upcoming_work<P: Pages>(&self, pages: &P, out: &mut Vec<PageId>) -> Step<()> {
+        self.upcoming_pages(pages, out)
+    }
+    fn finish_work<P: TurnPages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64> {
+        self.finish_job(pages, root, replaced)
+    }
+    fn abandon_work(&self) {
+        *self.job.lock() = super::work::Job::default();
+    }
+}

@@ -1,0 +1,166 @@
+//! Branch pages: 2^k words, and how deep each child lies.
+//!
+//! ```text
+//!  0   1      8
+//! | k | zero | locals: 2^k × u8 |
+//! ```
+//!
+//! The next k bits of a hash choose a word. A child whose *local depth* is l is named by the 2^(k-l) words that share
+//! the first l bits: a *run*. Bit 7 of a local says that the child is a branch; such a child has local depth k, and k is
+//! the most that fits a page. Some child has local depth k, or the branch would have fewer words.
+//! A branch is written once and never changed.
+
+use super::way::{ROOT_LEVEL, bits_max};
+use crate::pages::ChildWord;
+use std::ops::Range;
+
+const BITS_AT: usize = 0;
+const ZERO_AT: usize = 1;
+pub(crate) const HEADER_BYTES: usize = 8;
+/// Bytes of the body per child.
+pub(crate) const LOCAL_BYTES: usize = 1;
+const BRANCH_BIT: u8 = 1 << 7;
+
+/// Bits that a branch with this many words takes.
+#[inline]
+pub(crate) fn bits_of(words: &[ChildWord]) -> u32 {
+    words.len().trailing_zeros()
+}
+
+/// How deep the children of a branch lie, to read: the locals of a body that [`check_branch`] has accepted, or that
+/// this module has made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Locals<'a>(&'a [u8]);
+
+impl<'a> Locals<'a> {
+    pub(crate) fn new(body: &'a [u8]) -> Self {
+        Self(&body[HEADER_BYTES..HEADER_BYTES + (1 << body[BITS_AT])])
+    }
+    /// True if the child is a branch.
+    #[inline]
+    pub(crate) fn is_branch(self, slot: usize) -> bool {
+        self.0[slot] & BRANCH_BIT != 0
+    }
+    /// The local depth of the child.
+    pub(crate) fn local(self, slot: usize) -> u32 {
+        u32::from(self.0[slot] & !BRANCH_BIT)
+    }
+    /// Bits of the branch.
+    pub(crate) fn bits(self) -> u32 {
+        self.0.len().trailing_zeros()
+    }
+    /// The words that name the same child.
+    pub(crate) fn run(self, slot: usize) -> Range<usize> {
+        let width = self.bits() - self.local(slot);
+        let start = slot >> width << width;
+        start..start + (1 << width)
+    }
+    /// A word of each child, from that of `slot` on.
+    pub(crate) fn children_from(self, slot: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(slot), move |slot| {
+            Some(self.run(*slot).end).filter(|next| *next < self.0.len())
+        })
+    }
+}
+
+/// A branch in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    words: Vec<u64>,
+    locals: Vec<u8>,
+}
+
+impl List {
+    /// Two buckets.
+    pub(crate) fn pair(left: u64, right: u64) -> Self {
+        Self { words: vec![left, right], locals: vec![1, 1] }
+    }
+    /// All of a branch.
+    pub(crate) fn of(words: &[ChildWord], body: &[u8]) -> Self {
+        let words = words.iter().map(ChildWord::load).collect();
+        Self { words, locals: Locals::new(body).0.to_vec() }
+    }
+    pub(crate) fn locals(&self) -> Locals<'_> {
+        Locals(&self.locals)
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.words.len()
+    }
+    pub(crate) fn word(&self, slot: usize) -> u64 {
+        self.words[slot]
+    }
+    /// Takes one more bit.
+    pub(crate) fn double(&mut self) {
+        self.words = self.words.iter().flat_map(|word| [*word, *word]).collect();
+        self.locals = self.locals.iter().flat_map(|local| [*local, *local]).collect();
+    }
+    /// Takes no more bits than the deepest child.
+    pub(crate) fn halve(&mut self) {
+        let deepest = self.locals.iter().map(|local| local & !BRANCH_BIT).max().unwrap_or(0);
+        while self.locals().bits() > u32::from(deepest) {
+            self.words = self.words.iter().copied().step_by(2).collect();
+            self.locals = self.locals.iter().copied().step_by(2).collect();
+        }
+    }
+    /// Lets the words of a run, or of two that become one, name a bucket.
+    pub(crate) fn set_bucket(&mut self, run: Range<usize>, word: u64) {
+        let local = self.locals().bits() - run.len().trailing_zeros();
+        self.words[run.clone()].fill(word);
+        self.locals[run].fill(u8::try_from(local).expect("bits of a branch"));
+    }
+    /// Lets a word name a branch.
+    pub(crate) fn set_branch(&mut self, slot: usize, word: u64) {
+        self.set_bucket(slot..slot + 1, word);
+        self.locals[slot] |= BRANCH_BIT;
+    }
+    /// Fills a page.
+    pub(crate) fn build(&self, (words, body): (&mut [u64], &mut [u8])) {
+        words.copy_from_slice(&self.words);
+        body[BITS_AT] = u8::try_from(self.locals().bits()).expect("bits of a branch");
+        body[ZERO_AT..HEADER_BYTES].fill(0);
+        body[HEADER_BYTES..HEADER_BYTES + self.locals.len()].copy_from_slice(&self.locals);
+    }
+}
+
+/// The part of a branch that need not be kept on disk: what comes after the locals.
+pub(crate) fn hole(body: &[u8]) -> Range<usize> {
+    HEADER_BYTES + Locals::new(body).0.len()..body.len()
+}
+
+/// Checks a branch that came from disk, so that everything else here may rely on it. What it cannot see: whether
+/// the words of a run name the same page.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn check_branch(level: u8, words: usize, body: &[u8]) -> Result<(), String> {
+    let most = bits_max(words * 8 + body.len());
+    let bits = body.first().copied().map_or(0, u32::from);
+    if level > ROOT_LEVEL || !(1..=most).contains(&bits) || words != 1 << bits {
+        return Err(format!("level {level}, {words} children, {bits} bits"));
+    }
+    if body.len() < HEADER_BYTES + words || body[ZERO_AT..HEADER_BYTES] != [0; 7] {
+        return Err(format!("{} bytes with {words} children", body.len()));
+    }
+    let locals = Locals::new(body);
+    let mut deepest = 0;
+    let mut slot = 0;
+    while slot < words {
+        let local = locals.local(slot);
+        if local > bits {
+            return Err(format!("child {slot} has local depth {local} of {bits}"));
+        }
+        let run = locals.run(slot);
+        if run.start != slot || locals.0[run.clone()].iter().any(|other| *other != locals.0[slot]) {
+            return Err(format!("child {slot} has local depth {local}, its neighbours differ"));
+        }
+        if locals.is_branch(slot) && (local != most || level == 1) {
+            return Err(format!("a branch at child {slot}, of local depth {local}"));
+        }
+        deepest = deepest.max(local);
+        slot = run.end;
+    }
+    if deepest != bits {
+        return Err(format!("{bits} bits, no child deeper than {deepest}"));
+    }
+    Ok(())
+}

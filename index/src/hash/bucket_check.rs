@@ -1,0 +1,91 @@
+//! Checks a bucket that came from disk.
+
+use super::bucket::{
+    Bucket, COUNT_AT, GARBAGE_AT, HEADER_BYTES, HEAP_AT, OVERFLOW_BIT, RECORD_HEADER_BYTES,
+    front_bytes, mark_of,
+};
+use super::way::{ROOT_LEVEL, bits_max};
+use super::{Hash, u16_at};
+use crate::kind::{HANDLE_BYTES, max_inline_value_bytes, max_key_bytes};
+use std::ops::Range;
+
+/// Offsets have 15 bits, and every byte of the largest page has a bit in [`Taken`].
+const BODY_BYTES_MAX: usize = 1 << 15;
+
+/// Bytes of a heap that belong to some record.
+struct Taken([u64; BODY_BYTES_MAX / 64]);
+
+impl Taken {
+    /// Takes a range of bytes; false if one of them is taken.
+    fn take(&mut self, bytes: Range<usize>) -> bool {
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let n = (64 - at % 64).min(bytes.end - at);
+            let mask = u64::MAX >> (64 - n) << (at % 64);
+            let word = &mut self.0[at / 64];
+            if *word & mask != 0 {
+                return false;
+            }
+            *word |= mask;
+            at += n;
+        }
+        true
+    }
+}
+
+/// Checks a bucket that came from disk, so that everything else here may rely on it.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), String> {
+    if body.len() < HEADER_BYTES || body.len() > BODY_BYTES_MAX || words != 0 {
+        return Err(format!("a bucket of {} bytes with {words} children", body.len()));
+    }
+    let (count, heap) = (u16_at(body, COUNT_AT), u16_at(body, HEAP_AT));
+    if heap > body.len() || front_bytes(count) > heap {
+        return Err(format!("{count} rows, heap from {heap} to {}", body.len()));
+    }
+    let bucket = Bucket::new(body);
+    let (bits_max, place) = (bits_max(body.len()), bucket.place());
+    if place.bits > u32::from(ROOT_LEVEL) * bits_max || !place.is_clean(bits_max) {
+        return Err(format!("{place:?}"));
+    }
+    let round = place.round(bits_max);
+    let (key_bytes_max, value_bytes_max) =
+        (max_key_bytes(body.len()), max_inline_value_bytes(body.len()));
+    let mut taken = Taken([0; BODY_BYTES_MAX / 64]);
+    let mut used = 0;
+    for i in 0..count {
+        let at = bucket.slot(i);
+        let record = body.get(at..).filter(|_| at >= heap);
+        let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
+        let record = record.ok_or_else(|| format!("row {i} lies outside the heap"))?;
+        let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
+        let value_bytes = value & !OVERFLOW_BIT;
+        let value_fits = match value & OVERFLOW_BIT {
+            0 => value_bytes <= value_bytes_max,
+            _ => value_bytes == HANDLE_BYTES,
+        };
+        let bytes = RECORD_HEADER_BYTES + key_bytes + value_bytes;
+        if bytes > record.len() || key_bytes > key_bytes_max || !value_fits {
+            return Err(format!("row {i}: key of {key_bytes}, value of {value_bytes} bytes"));
+        }
+        if !taken.take(at..at + bytes) {
+            return Err(format!("row {i} overlaps another"));
+        }
+        let key = bucket.key(i);
+        let first = hash.hash(key, 0);
+        let last = if round == 0 { first } else { hash.hash(key, round) };
+        if bucket.mark(i) != mark_of(first) || !place.covers(last, bits_max) {
+            return Err(format!("row {i} has another hash than its mark and its place"));
+        }
+        if i > 0 && bucket.mark(i - 1) > bucket.mark(i) {
+            return Err(format!("row {i} is not in the order of marks"));
+        }
+        used += bytes;
+    }
+    if used + u16_at(body, GARBAGE_AT) != body.len() - heap {
+        return Err(format!("{used} bytes of rows in a heap of {}", body.len() - heap));
+    }
+    Ok(())
+}

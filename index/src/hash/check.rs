@@ -1,0 +1,129 @@
+//! A walk over a whole table that checks every page and how they hang together.
+
+use super::Hash;
+use super::branch::{Locals, bits_of, check_branch};
+use super::bucket::{Bucket, handles};
+use super::bucket_check::check_bucket;
+use super::way::{Place, ROOT_LEVEL, Route, ToKey, bits_max, go_behind};
+use crate::kind::{CheckStep, Checker, Handle};
+use crate::pages::{ChildWord, PageRead, Pages, Step, View};
+use esker_base::PageId;
+
+/// A child that the walk went to: the word, the bits of the branch, the local depth of the child.
+type Taken = (usize, u32, u32);
+
+/// How far a walk has come. One step checks one bucket and the way to it.
+#[derive(Debug)]
+pub struct Check {
+    hash: Hash,
+    root: PageId,
+    /// Where the next bucket begins; `None` at the end.
+    next: Option<Vec<u16>>,
+    /// What comes after the page that was last looked at.
+    behind: Option<Vec<u16>>,
+}
+
+impl Check {
+    pub(crate) fn new(hash: Hash, root: PageId) -> Self {
+        Self { hash, root, next: Some(Vec::new()), behind: None }
+    }
+}
+
+impl Checker for Check {
+    fn step<P: Pages>(
+        &mut self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        visit: &mut dyn FnMut(Handle),
+    ) -> Step<CheckStep> {
+        let Some(next) = self.next.clone() else { return Ok(CheckStep::Done) };
+        self.behind = None;
+        let wrong = |page: PageId, what: &str| Ok(CheckStep::Wrong(format!("{page:?}: {what}")));
+        if root.page() != self.root {
+            return wrong(root.page(), &format!("the root was {:?}", self.root));
+        }
+        let bits_max = bits_max(pages.content_bytes());
+        let mut word = ChildWord::new(root.page(), ChildWord::hint_of(root.load()));
+        let mut trail: Vec<Taken> = Vec::new();
+        // The level, if the parent knows it.
+        let mut level = None;
+        loop {
+            let page = pages.read(&word, view)?;
+            let is_level = page.level();
+            if is_level == 0 && level.unwrap_or(0) == 0 {
+                if let Err(what) = check_bucket(self.hash, page.words().len(), page.body()) {
+                    return wrong(page.id(), &what);
+                }
+                let bucket = Bucket::new(page.body());
+                if let Some(what) = wrong_in_bucket(self.hash, bucket, &trail, bits_max) {
+                    return wrong(page.id(), &what);
+                }
+                handles(page.body(), visit);
+                self.next = self.behind.take();
+                return Ok(CheckStep::Page { rows: bucket.len() });
+            }
+            let due = ROOT_LEVEL - u8::try_from(trail.len()).expect("no more than levels");
+            if is_level != level.unwrap_or(due) {
+                return wrong(page.id(), &format!("level {is_level} instead of {level:?}"));
+            }
+            let (words, body) = (page.words(), page.body());
+            if let Err(what) = check_branch(is_level, words.len(), body) {
+                return wrong(page.id(), &what);
+            }
+            let (bits, locals) = (bits_of(words), Locals::new(body));
+            if let Some(slot) = split_run(words, locals) {
+                return wrong(page.id(), &format!("child {slot} is not named by its words alone"));
+            }
+            let digit = next.get(trail.len()).copied().unwrap_or(0);
+            let slot = usize::from(digit) >> (bits_max - bits);
+            let mut behind = next.clone();
+            let local = locals.local(slot);
+            self.behind =
+                go_behind(&mut behind, trail.len(), slot, bits, local, bits_max).then_some(behind);
+            level = Some(if locals.is_branch(slot) { is_level - 1 } else { 0 });
+            trail.push((slot, bits, local));
+            let bits = words[slot].load();
+            word = ChildWord::new(ChildWord::page_of(bits), ChildWord::hint_of(bits));
+        }
+    }
+
+    fn skip(&mut self) {
+        self.next = self.behind.take();
+    }
+}
+
+/// The first word of a run whose words do not all name one page, which no other run names.
+fn split_run(words: &[ChildWord], locals: Locals<'_>) -> Option<usize> {
+    let mut seen = std::collections::BTreeSet::new();
+    locals.children_from(0).find(|slot| {
+        let page = words[*slot].page();
+        words[locals.run(*slot)].iter().any(|word| word.page() != page) || !seen.insert(page)
+    })
+}
+
+fn wrong_in_bucket(
+    hash: Hash,
+    bucket: Bucket<'_>,
+    trail: &[Taken],
+    bits_max: u32,
+) -> Option<String> {
+    let taken = trail.iter().map(|(slot, bits, local)| (slot >> (bits - local), *local));
+    let place = Place::along(taken, bits_max);
+    if bucket.place() != place {
+        return Some(format!("{:?}, its parent says {place:?}", bucket.place()));
+    }
+    let mut keys: Vec<&[u8]> = Vec::with_capacity(bucket.len());
+    for i in 0..bucket.len() {
+        let mut route = ToKey::new(hash, bucket.key(i));
+        let leads_here = trail
+            .iter()
+            .all(|(slot, bits, local)| (route.slot(*bits) ^ slot) >> (bits - local) == 0);
+        if !leads_here {
+            return Some(format!("row {i} belongs elsewhere"));
+        }
+        keys.push(bucket.key(i));
+    }
+    keys.sort_unstable();
+    keys.windows(2).any(|pair| pair[0] == pair[1]).then(|| "a key twice".to_owned())
+}

@@ -1,0 +1,245 @@
+//! The hash table: an extendible hash whose directory is a trie of pages.
+//!
+//! ```text
+//!            branch of 2^k words          the next k bits of the hash choose a word
+//!       /      |      |        \
+//!   bucket  bucket  bucket    branch      several words may name one bucket; a branch below
+//!                            /      \     only where k cannot grow
+//!                        bucket   bucket
+//! ```
+//!
+//! Bits are taken from the top, so buckets in the order of the trie are in the order of the hash
+//! ([`Kind::rank`]). With 8 KiB pages a branch takes up to 9 bits: two branches and a bucket reach a hundred
+//! thousand buckets or more.
+//!
+//! | module | |
+//! |---|---|
+//! | `way` | which bits lead where; places |
+//! | `branch`, `bucket`, `bucket_check` | bytes of a page: drawing, search, edit, check |
+//! | `read` | following bits down |
+//! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
+//! | `split`, `merge`, `range` | changes over several pages |
+//! | `cursor` | bucket by bucket |
+//! | `check` | a walk that checks everything |
+//!
+//! # Invariants
+//!
+//! - H1: a branch that hangs `depth` branches below the root has level `ROOT_LEVEL` - `depth` and begins
+//!   at bit `depth` × `bits_max`; buckets have level 0, wherever they hang.
+//! - H2: only a branch of `bits_max` bits has branches below it; each of them is named by one word.
+//! - H3: some child of a branch needs all its bits; so a branch has two children at least.
+//! - H4: a bucket with one row has room for another of the longest key and inline value: a split can
+//!   always make room.
+//! - H5: the root keeps its page id; growing and shrinking replace what is under it.
+//!
+//! Keys whose hashes agree in all bits are told apart by the hash with the next seed, and so on (`way`): nothing
+//! relies on the hash being good but speed.
+//!
+//! Sources: Fagin, Nievergelt, Pippenger and Strong, "Extendible hashing" (TODS 1979).
+//! The trie instead of one directory is ours, so that no change is larger than a few pages.
+
+mod branch;
+mod bucket;
+mod bucket_check;
+mod check;
+mod cursor;
+mod merge;
+mod range;
+mod read;
+mod split;
+#[cfg(test)]
+mod tests;
+mod way;
+mod write;
+
+pub use check::Check;
+pub use cursor::HashCursor;
+pub use range::Everything;
+pub use write::{Group, Prepared};
+
+use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
+use crate::pages::{ChildWord, PageRead, Pages, Step, TurnPages, View};
+use bucket::{Bucket, mark_of};
+use esker_base::{CommitNo, PageId};
+use std::ops::Range;
+use way::ToKey;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+fn u16_at(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}
+
+fn set_u16(bytes: &mut [u8], at: usize, value: usize) {
+    let value = u16::try_from(value).expect("offsets in a page have 16 bits");
+    bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+}
+
+/// A hash table: keys in no order, one page read for a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Hash {
+    seed: u64,
+    /// Bits of a hash that may vary.
+    #[cfg(test)]
+    mask: u64,
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self::new(Self::SEED)
+    }
+}
+
+impl Hash {
+    /// The seed of tables that have none of their own. On disk: must never change.
+    pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    /// Tables must be opened with the seed that they were made with.
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            #[cfg(test)]
+            mask: u64::MAX,
+        }
+    }
+
+    /// As `new`, but only the bits of `mask` tell keys apart.
+    #[cfg(test)]
+    const fn weak(mask: u64) -> Self {
+        Self { seed: Self::SEED, mask }
+    }
+
+    /// The hash of a key in a round: `XXH3` is the same on all platforms and in all versions.
+    #[inline]
+    fn hash(self, key: &[u8], round: u32) -> u64 {
+        let hash = xxh3_64_with_seed(key, self.seed.wrapping_add(u64::from(round)));
+        #[cfg(test)]
+        let hash = hash & self.mask;
+        hash
+    }
+}
+
+impl Kind for Hash {
+    fn is_ordered(&self) -> bool {
+        false
+    }
+    fn rank(&self, key: &[u8]) -> u64 {
+        self.hash(key, 0)
+    }
+
+    fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
+        match level {
+            0 => bucket_check::check_bucket(*self, words, body),
+            _ => branch::check_branch(level, words, body),
+        }
+    }
+    fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
+        match level {
+            0 => bucket::hole(body),
+            _ => branch::hole(body),
+        }
+    }
+    fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
+        if level == 0 {
+            bucket::handles(body, visit);
+        }
+    }
+
+    fn create<P: TurnPages>(&self, pages: &P) -> Step<PageId> {
+        write::create(pages)
+    }
+
+    #[inline]
+    fn get<P: Pages, T>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        key: &[u8],
+        f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
+    ) -> Step<T> {
+        let first = self.hash(key, 0);
+        read::visit(pages, root, view, ToKey::hashed(*self, key, first), |page, _| {
+            let bucket = Bucket::new(page.body());
+            let value = bucket.find(mark_of(first), key).map(|i| bucket.row(i).1);
+            f(value, page.changed_at())
+        })
+    }
+    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
+        self.get(pages, root, View::Current, key, |value, _| {
+            std::hint::black_box(value.is_some());
+        })
+    }
+    fn page_of<P: Pages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        key: &[u8],
+        _look: Look,
+    ) -> Step<Option<PageId>> {
+        let path = read::Path::down(pages, root, view, ToKey::new(*self, key))?;
+        Ok(Some(path.bucket_word().page()))
+    }
+
+    type Prepared<'a, P: TurnPages + 'a> = Prepared<'a, P>;
+    fn prepare<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        key: &'a [u8],
+        new: Option<&Value<'_>>,
+        _look: Look,
+    ) -> Step<Prepared<'a, P>> {
+        write::prepare(*self, pages, root, key, new)
+    }
+
+    type Group<'a, P: TurnPages + 'a> = Group<'a, P>;
+    fn prepare_group<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        writes: &dyn GroupWrites,
+    ) -> Step<Group<'a, P>> {
+        write::prepare_group(*self, pages, root, writes)
+    }
+
+    type Range<'a, P: TurnPages + 'a> = Everything<'a, P>;
+    fn prepare_delete_range<'a, P: TurnPages>(
+        &'a self,
+        pages: &'a P,
+        root: &'a ChildWord,
+        low: &'a [u8],
+        high: Option<&'a [u8]>,
+    ) -> Step<Everything<'a, P>> {
+        assert!(low.is_empty() && high.is_none(), "a table without order has no ranges");
+        range::prepare(pages, root)
+    }
+
+    fn tidy<P: TurnPages>(&self, pages: &P, root: &ChildWord, key: &[u8]) -> Step<bool> {
+        merge::tidy(*self, pages, root, key)
+    }
+
+    type Cursor = HashCursor;
+    fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> HashCursor {
+        let everything = low.is_empty() && high.is_none() && direction == Direction::Forward;
+        assert!(everything, "a table without order has no ranges");
+        HashCursor::new()
+    }
+
+    fn estimate_rows<P: Pages>(
+        &self,
+        _pages: &P,
+        _root: &ChildWord,
+        _view: View,
+        _low: &[u8],
+        _high: Option<&[u8]>,
+        total: u64,
+    ) -> Step<u64> {
+        Ok(total)
+    }
+
+    type Check = Check;
+    fn check(&self, root: PageId) -> Check {
+        Check::new(*self, root)
+    }
+}

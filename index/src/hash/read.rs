@@ -1,0 +1,152 @@
+//! Following bits down.
+
+use super::branch::{Locals, bits_of};
+use super::way::{ROOT_LEVEL, Route};
+use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
+use esker_base::PageId;
+
+/// A branch on the way down, and those above it: kept in the stack frames of the descent.
+pub(crate) struct Above<'x, R> {
+    page: &'x R,
+    up: Option<&'x Above<'x, R>>,
+}
+
+/// True if no branch above has been replaced since it was read.
+#[inline]
+fn all_current<'a, P: Pages>(pages: &'a P, above: Option<&Above<'_, P::Read<'a>>>) -> bool {
+    let mut next = above;
+    while let Some(node) = next {
+        if !pages.is_current(node.page) {
+            return false;
+        }
+        next = node.up;
+    }
+    true
+}
+
+/// Damage that reading a single page does not show.
+pub(crate) fn corrupt<R: PageRead>(page: &R, detail: &str) -> Stop {
+    Stop::Corrupt { page: page.id(), detail: detail.to_owned() }
+}
+
+/// The level that a branch has below one of level `above`.
+#[inline]
+pub(crate) fn level_below(above: Option<u8>) -> u8 {
+    above.map_or(ROOT_LEVEL, |level| level - 1)
+}
+
+/// Checks the level of a page, which is a bucket, or a branch of level `below`.
+#[inline]
+pub(crate) fn check_level<R: PageRead>(page: &R, below: u8) -> Step<()> {
+    match page.level() {
+        0 => Ok(()),
+        level if level == below => Ok(()),
+        level => Err(corrupt(page, &format!("a branch of level {level}, not {below}"))),
+    }
+}
+
+/// Goes down to a bucket and calls `f` with it, latched, once it is known to be the right one, and
+/// with the branch above it, if it is not the root.
+#[inline]
+pub(crate) fn visit<'a, P: Pages, T>(
+    pages: &'a P,
+    root: &ChildWord,
+    view: View,
+    route: impl Route,
+    f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
+) -> Step<T> {
+    visit_below(pages, root, view, route, None, f)
+}
+
+fn visit_below<'a, P: Pages, T>(
+    pages: &'a P,
+    word: &ChildWord,
+    view: View,
+    mut route: impl Route,
+    above: Option<&Above<'_, P::Read<'a>>>,
+    f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
+) -> Step<T> {
+    let moved = || view == View::Current && !all_current(pages, above);
+    let page = match pages.read(word, view) {
+        Ok(page) => page,
+        // A page that the table has given up may be gone for good.
+        Err(Stop::Missing(_) | Stop::Corrupt { .. }) if moved() => return Err(Stop::Moved),
+        Err(stop) => return Err(stop),
+    };
+    if page.level() == 0 {
+        return if moved() {
+            Err(Stop::Moved)
+        } else {
+            Ok(f(&page, above.map(|above| above.page)))
+        };
+    }
+    let below = level_below(above.map(|above| above.page.level()));
+    if let Err(stop) = check_level(&page, below) {
+        return Err(if moved() { Stop::Moved } else { stop });
+    }
+    let slot = route.slot(bits_of(page.words()));
+    let here = Above { page: &page, up: above };
+    visit_below(pages, &page.words()[slot], view, route, Some(&here), f)
+}
+
+/// The branches on the way to a bucket, and the word that names the bucket.
+pub(crate) struct Path<'a, P: Pages + 'a> {
+    /// From the root down: the branch, and which word was taken.
+    pub(crate) nodes: Vec<(P::Read<'a>, usize)>,
+    root: u64,
+}
+
+impl<'a, P: Pages> Path<'a, P> {
+    /// Goes down to the lowest branch; the bucket is not touched unless it is the root.
+    pub(crate) fn down(
+        pages: &'a P,
+        root: &ChildWord,
+        view: View,
+        route: impl Route,
+    ) -> Step<Self> {
+        let (path, missing) = Self::down_in_memory(pages, root, view, route)?;
+        missing.map_or(Ok(path), |page| Err(Stop::Missing(page)))
+    }
+
+    /// As `down`, but ends above a branch that is missing, and says which.
+    pub(crate) fn down_in_memory(
+        pages: &'a P,
+        root: &ChildWord,
+        view: View,
+        mut route: impl Route,
+    ) -> Step<(Self, Option<PageId>)> {
+        let mut nodes: Vec<(P::Read<'a>, usize)> = Vec::with_capacity(4);
+        let mut page = pages.read(root, view)?;
+        let root = root.load();
+        check_level(&page, ROOT_LEVEL)?;
+        while page.level() > 0 {
+            let level = page.level();
+            let slot = route.slot(bits_of(page.words()));
+            let to_branch = Locals::new(page.body()).is_branch(slot);
+            nodes.push((page, slot));
+            if !to_branch {
+                break;
+            }
+            let (parent, _) = nodes.last().expect("just pushed");
+            page = match pages.read(&parent.words()[slot], view) {
+                Ok(page) => page,
+                Err(Stop::Missing(page)) => return Ok((Self { nodes, root }, Some(page))),
+                Err(stop) => return Err(stop),
+            };
+            if page.level() != level - 1 {
+                let detail = format!("level {} under level {level}", page.level());
+                return Err(corrupt(&page, &detail));
+            }
+        }
+        Ok((Self { nodes, root }, None))
+    }
+
+    /// Names the bucket.
+    pub(crate) fn bucket_word(&self) -> ChildWord {
+        let bits = match self.nodes.last() {
+            Some((branch, slot)) => branch.words()[*slot].load(),
+            None => self.root,
+        };
+        ChildWord::new(ChildWord::page_of(bits), ChildWord::hint_of(bits))
+    }
+}

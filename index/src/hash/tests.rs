@@ -1,0 +1,218 @@
+mod bench;
+
+use super::*;
+use crate::kind::{
+    CheckStep, Checker, Cursor, PreparedWrite, max_inline_value_bytes, max_key_bytes,
+};
+use crate::mock::MockRead;
+use crate::pages::Stop;
+use bench::{Bench, Owned, Random, TINY, USUAL};
+use std::cell::RefCell;
+
+#[test]
+fn it_holds_what_a_map_holds() {
+    for (content_bytes, keys, steps) in [(TINY, 3000, 6000), (TINY, 60, 2000), (USUAL, 6000, 4000)]
+    {
+        for seed in 1..4 {
+            let mut bench = Bench::new(Hash::default(), content_bytes, keys, seed);
+            bench.mock.set_reserve(if seed == 1 { usize::MAX } else { 4 });
+            bench.run(steps);
+        }
+    }
+}
+
+#[test]
+fn weak_hashes_cost_time_and_nothing_else() {
+    for (mask, keys) in [(3 << 62, 400), (1 << 63, 150), (0x8000_0000_0000_0081, 200), (0xff, 300)]
+    {
+        for seed in 1..3 {
+            let mut bench = Bench::new(Hash::weak(mask), TINY, keys, seed);
+            bench.mock.set_reserve(4);
+            bench.run(1500);
+        }
+    }
+}
+
+/// A reader to whom something happens between any two pages.
+struct Racing<'b>(RefCell<&'b mut Bench>);
+
+impl Pages for Racing<'_> {
+    type Read<'a>
+        = MockRead
+    where
+        Self: 'a;
+
+    fn read(&self, word: &ChildWord, view: View) -> Step<MockRead> {
+        let mut bench = self.0.borrow_mut();
+        if bench.random.one_in(3) {
+            let (n, deletes) = (1 + bench.random.below(40), bench.random.below(100));
+            let writes = bench.writes(n, deletes);
+            bench.write_many(&writes);
+        }
+        bench.mock.read(word, view)
+    }
+    fn is_current(&self, branch: &MockRead) -> bool {
+        self.0.borrow().mock.is_current(branch)
+    }
+    fn content_bytes(&self) -> usize {
+        self.0.borrow().mock.content_bytes()
+    }
+}
+
+#[test]
+fn readers_notice_what_happens_on_their_way() {
+    let mut moved = 0;
+    for (hash, keys) in [(Hash::default(), 700), (Hash::weak(3 << 62), 60)] {
+        let mut bench = Bench::new(hash, TINY, keys, 11);
+        let root = ChildWord::new(bench.root.page(), ChildWord::NO_HINT);
+        for _ in 0..4000 {
+            let key = bench.key();
+            let racing = Racing(RefCell::new(&mut bench));
+            let owned = |value: Option<Value<'_>>, _| value.map(Owned::of);
+            let found = loop {
+                match hash.get(&racing, &root, View::Current, &key, owned) {
+                    Ok(found) => break found,
+                    Err(Stop::Moved) => moved += 1,
+                    Err(stop) => panic!("{stop:?}"),
+                }
+            };
+            assert_eq!(found.as_ref(), bench.model.get(&key));
+        }
+        bench.check();
+    }
+    assert!(moved > 500, "{moved} times");
+}
+
+#[test]
+fn keys_that_no_seed_tells_apart_are_an_error() {
+    let mut bench = Bench::new(Hash::weak(0), TINY, 100, 1);
+    let stop = loop {
+        let (key, value) = (bench.key(), Value::Inline(&[7; 100]));
+        let look = Look::Existing;
+        let root = &bench.root;
+        match bench.hash.prepare(&bench.mock, root, &key, Some(&value), look) {
+            Ok(mut prepared) => prepared.put(value),
+            Err(stop) => break stop,
+        };
+    };
+    assert!(matches!(stop, Stop::Corrupt { .. }), "{stop:?}");
+}
+
+#[test]
+fn two_of_the_largest_rows_fit_a_bucket() {
+    for content_bytes in [512 - 64, TINY, USUAL, 32768 - 64] {
+        let mut body = vec![0; content_bytes];
+        bucket::init(&mut body, way::Place::ROOT);
+        let value = vec![1; max_inline_value_bytes(content_bytes)];
+        for byte in [1, 2] {
+            let key = vec![byte; max_key_bytes(content_bytes)];
+            let mut growth = bucket::Growth::default();
+            growth.put(Bucket::new(&body), None, &key, &Value::Inline(&value));
+            assert!(Bucket::new(&body).has_room(growth), "H4");
+            let mark = mark_of(Hash::default().hash(&key, 0));
+            bucket::insert(&mut body, mark, &key, &Value::Inline(&value));
+        }
+        assert_eq!(Hash::default().check_page(0, 0, &body), Ok(()));
+    }
+}
+
+#[test]
+fn upcoming_pages_are_those_that_come() {
+    let mut bench = Bench::new(Hash::default(), TINY, 3000, 5);
+    for _ in 0..40 {
+        let writes = bench.writes(60, 0);
+        bench.write_many(&writes);
+    }
+    bench.mock.evict_all();
+    let (mut cursor, mut loads, mut rows) = (HashCursor::new(), 0, 0);
+    loop {
+        match cursor.next(&bench.mock, &bench.root, View::Current) {
+            Ok(true) => rows += 1,
+            Ok(false) => break,
+            Err(Stop::Missing(page)) => {
+                let mut pages = Vec::new();
+                let (mock, root) = (&bench.mock, &bench.root);
+                match cursor.upcoming(mock, root, View::Current, &mut pages) {
+                    Ok(()) => assert_eq!(pages[0], page, "the next one first"),
+                    // The root.
+                    Err(_) => pages.push(page),
+                }
+                loads += 1;
+                for page in pages {
+                    bench.mock.load(page);
+                }
+            }
+            Err(stop) => panic!("{stop:?}"),
+        }
+    }
+    assert_eq!(rows, bench.model.len());
+    let pages = bench.mock.page_ids().len();
+    assert!(loads * 4 < pages, "{loads} reads for {pages} pages");
+}
+
+/// Whatever a damaged page does that was accepted, it is no panic.
+#[test]
+fn damage_is_no_panic() {
+    let mut random = Random(9);
+    let mut accepted = 0;
+    for round in 0..3000 {
+        let seed = random.next();
+        let mut bench = Bench::new(Hash::weak(3 << 62 | 0xff), TINY, 60, seed);
+        for _ in 0..2 {
+            let writes = bench.writes(40, 20);
+            bench.write_many(&writes);
+        }
+        let pages = bench.mock.page_ids();
+        let id = pages[random.below(pages.len())];
+        let page = bench.mock.page(id);
+        let (level, words, mut body) = (page.level(), page.words().len(), page.body().to_vec());
+        drop(page);
+        for _ in 0..=random.below(3) {
+            let near = if round % 2 == 0 { 24 } else { body.len() };
+            let at = random.below(near);
+            body[at] = match random.below(3) {
+                0 => body[at] ^ 1 << random.below(8),
+                1 => body[random.below(body.len())],
+                _ => random.next().to_le_bytes()[0],
+            };
+        }
+        if bench.hash.check_page(level, words, &body).is_err() {
+            continue;
+        }
+        accepted += 1;
+        bench.hash.handles(level, &body, &mut |_| {});
+        assert!(bench.hash.hole(level, &body).end <= body.len());
+        bench.mock.damage(id, |old| old.copy_from_slice(&body));
+        use_everything(&mut bench);
+    }
+    assert!(accepted > 100, "{accepted} accepted");
+}
+
+fn use_everything(bench: &mut Bench) {
+    let mut cursor = HashCursor::new();
+    while let Ok(true) = cursor.next(&bench.mock, &bench.root, View::Current) {
+        cursor.row();
+    }
+    let mut check = bench.hash.check(bench.root.page());
+    loop {
+        match check.step(&bench.mock, &bench.root, View::Current, &mut |_| {}) {
+            Ok(CheckStep::Done) => break,
+            Ok(CheckStep::Page { .. }) => {}
+            _ => check.skip(),
+        }
+    }
+    for n in 0..60 {
+        bench.keys = 60;
+        let (key, value) = (bench.key(), bench.value());
+        let (hash, mock, root) = (&bench.hash, &bench.mock, &bench.root);
+        drop(hash.get(mock, root, View::Current, &key, |value, _| value.is_some()));
+        let value = (n % 3 > 0).then(|| value.lend());
+        if let Ok(mut prepared) = hash.prepare(mock, root, &key, value.as_ref(), Look::Blind) {
+            match value {
+                Some(value) => prepared.put(value),
+                None => prepared.delete(),
+            };
+        }
+        drop(hash.tidy(mock, root, &key));
+    }
+}

@@ -1,0 +1,298 @@
+//! Writes in the commit turn: first everything that may stop, then the change, which cannot.
+
+use super::Hash;
+use super::branch::{Locals, bits_of};
+use super::bucket::{self, Bucket, Growth, mark_of};
+use super::read::{Path, check_level, corrupt, level_below};
+use super::split::split;
+use super::way::{Place, Route, ToKey, bits_max, share_first_round};
+use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
+use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use esker_base::PageId;
+
+/// Makes an empty table and returns its root.
+pub(crate) fn create<P: TurnPages>(pages: &P) -> Step<PageId> {
+    let mut root = pages.create(0, 0)?;
+    bucket::init(root.body_mut(), Place::ROOT);
+    let id = root.id();
+    pages.publish(root);
+    Ok(id)
+}
+
+/// Latches the bucket that `route` leads to.
+fn latch<'a, P: TurnPages>(
+    pages: &'a P,
+    word: &ChildWord,
+    mut route: impl Route,
+    above: Option<u8>,
+) -> Step<P::Write<'a>> {
+    let page = pages.read(word, View::Current)?;
+    check_level(&page, level_below(above))?;
+    let level = page.level();
+    if level == 0 {
+        drop(page);
+        return pages.write(word);
+    }
+    let slot = route.slot(bits_of(page.words()));
+    let next = &page.words()[slot];
+    if Locals::new(page.body()).is_branch(slot) {
+        latch(pages, next, route, Some(level))
+    } else {
+        pages.write(next)
+    }
+}
+
+/// A key's bucket, latched, with room for the write it was prepared for. Dropping it changes nothing.
+pub struct Prepared<'a, P: TurnPages + 'a> {
+    bucket: P::Write<'a>,
+    key: &'a [u8],
+    mark: u16,
+    at: Option<usize>,
+    deleted: bool,
+}
+
+impl<P: TurnPages> std::fmt::Debug for Prepared<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// See [`Kind::prepare`](crate::kind::Kind::prepare).
+pub(crate) fn prepare<'a, P: TurnPages>(
+    hash: Hash,
+    pages: &'a P,
+    root: &ChildWord,
+    key: &'a [u8],
+    new: Option<&Value<'_>>,
+) -> Step<Prepared<'a, P>> {
+    let first = hash.hash(key, 0);
+    let mark = mark_of(first);
+    loop {
+        let page = latch(pages, root, ToKey::hashed(hash, key, first), None)?;
+        let bucket = Bucket::new(page.body());
+        let at = bucket.find(mark, key);
+        let mut growth = Growth::default();
+        if let Some(value) = new {
+            growth.put(bucket, at, key, value);
+        }
+        if bucket.has_room(growth) {
+            return Ok(Prepared { bucket: page, key, mark, at, deleted: false });
+        }
+        split(hash, pages, root, page, key)?;
+    }
+}
+
+impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
+    fn existing(&self) -> Existing<'_> {
+        match self.at {
+            Some(i) => Existing::Present(Bucket::new(self.bucket.body()).row(i).1),
+            None => Existing::Absent,
+        }
+    }
+    fn replaced(&self) -> Option<Handle> {
+        match self.existing() {
+            Existing::Present(Value::Overflow(handle)) => Some(handle),
+            _ => None,
+        }
+    }
+    fn put(&mut self, value: Value<'_>) -> i64 {
+        let body = self.bucket.body_mut();
+        if let Some(i) = self.at {
+            self.at = Some(bucket::replace(body, i, self.key, &value));
+            return 0;
+        }
+        self.at = Some(bucket::insert(body, self.mark, self.key, &value));
+        1
+    }
+    fn delete(&mut self) -> i64 {
+        let Some(i) = self.at.take() else { return 0 };
+        bucket::remove(self.bucket.body_mut(), i);
+        self.deleted = true;
+        -1
+    }
+    fn is_sparse(&self) -> bool {
+        self.deleted && is_sparse(self.bucket.body())
+    }
+}
+
+/// Whether to try to merge a bucket after deletes: below a third, and then every eighth time (most
+/// tries would be in vain).
+fn is_sparse(body: &[u8]) -> bool {
+    let bucket = Bucket::new(body);
+    let len = bucket.len();
+    len == 0 || (bucket.used_bytes() * 3 < body.len() && len.is_multiple_of(8))
+}
+
+/// The bucket of a group, or several, latched, with room for all writes that fall there.
+///
+/// Several only if keys agree in all bits of the first round: the writes come in the order of the first
+/// hash and of the keys, so those to one such bucket need not follow each other.
+pub struct Group<'a, P: TurnPages + 'a> {
+    hash: Hash,
+    buckets: Vec<P::Write<'a>>,
+    /// For each write the bucket it goes to, if there are several.
+    targets: Vec<usize>,
+    len: usize,
+    deleted: bool,
+}
+
+impl<P: TurnPages> std::fmt::Debug for Group<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// See [`Kind::prepare_group`](crate::kind::Kind::prepare_group).
+///
+/// # Panics
+/// If there are no writes.
+pub(crate) fn prepare_group<'a, P: TurnPages>(
+    hash: Hash,
+    pages: &'a P,
+    root: &ChildWord,
+    writes: &dyn GroupWrites,
+) -> Step<Group<'a, P>> {
+    let key = writes.get(0).key;
+    let first = hash.hash(key, 0);
+    let bits_max = bits_max(pages.content_bytes());
+    loop {
+        let page = latch(pages, root, ToKey::hashed(hash, key, first), None)?;
+        let bucket = Bucket::new(page.body());
+        let place = bucket.place();
+        if !place.is_ranked(bits_max) {
+            drop(page);
+            return prepare_deep_group(hash, pages, root, writes, first);
+        }
+        match fitting(hash, bucket, writes, |first| place.covers(first, bits_max)) {
+            0 => split(hash, pages, root, page, key)?,
+            len => {
+                let (buckets, targets) = (vec![page], Vec::new());
+                return Ok(Group { hash, buckets, targets, len, deleted: false });
+            }
+        }
+    }
+}
+
+/// How many writes, from the first one on, are `inside`, if there is room for all of them; else 0.
+fn fitting(
+    hash: Hash,
+    bucket: Bucket<'_>,
+    writes: &dyn GroupWrites,
+    inside: impl Fn(u64) -> bool,
+) -> usize {
+    let mut growth = Growth::default();
+    for i in 0..writes.len() {
+        let GroupWrite { key, value } = writes.get(i);
+        let first = hash.hash(key, 0);
+        // The first one is, or the bucket is damaged: then it is as good as any.
+        if i > 0 && !inside(first) {
+            return i;
+        }
+        if let Some(value) = value {
+            growth.put(bucket, bucket.find(mark_of(first), key), key, &value);
+            if !bucket.has_room(growth) {
+                return 0;
+            }
+        }
+    }
+    writes.len()
+}
+
+/// All writes whose keys have the first round in common, with the buckets of all of them.
+fn prepare_deep_group<'a, P: TurnPages>(
+    hash: Hash,
+    pages: &'a P,
+    root: &ChildWord,
+    writes: &dyn GroupWrites,
+    first: u64,
+) -> Step<Group<'a, P>> {
+    let bits_max = bits_max(pages.content_bytes());
+    let mark = |key: &[u8]| mark_of(hash.hash(key, 0));
+    'again: loop {
+        let (mut buckets, mut growths) = (Vec::<P::Write<'a>>::new(), Vec::<Growth>::new());
+        let mut targets = Vec::new();
+        for i in 0..writes.len() {
+            let GroupWrite { key, value } = writes.get(i);
+            if !share_first_round(first, hash.hash(key, 0), bits_max) {
+                break;
+            }
+            let path = Path::down(pages, root, View::Current, ToKey::new(hash, key))?;
+            let word = path.bucket_word();
+            let known = buckets.iter().position(|bucket| bucket.id() == word.page());
+            let target = known.unwrap_or(buckets.len());
+            if known.is_none() {
+                buckets.push(pages.write(&word)?);
+                growths.push(Growth::default());
+            }
+            targets.push(target);
+            let Some(value) = value else { continue };
+            let bucket = Bucket::new(buckets[target].body());
+            growths[target].put(bucket, bucket.find(mark(key), key), key, &value);
+            if !bucket.has_room(growths[target]) {
+                split(hash, pages, root, buckets.swap_remove(target), key)?;
+                continue 'again;
+            }
+        }
+        let len = targets.len();
+        return Ok(Group { hash, buckets, targets, len, deleted: false });
+    }
+}
+
+impl<P: TurnPages> PreparedGroup for Group<'_, P> {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn apply(&mut self, writes: &dyn GroupWrites, replaced: &mut dyn FnMut(Handle)) -> i64 {
+        let mut rows = 0;
+        for i in 0..self.len {
+            let GroupWrite { key, value } = writes.get(i);
+            let page = &mut self.buckets[self.targets.get(i).copied().unwrap_or(0)];
+            let mark = mark_of(self.hash.hash(key, 0));
+            let bucket = Bucket::new(page.body());
+            let at = bucket.find(mark, key);
+            if let Some(i) = at
+                && let (_, Value::Overflow(handle)) = bucket.row(i)
+            {
+                replaced(handle);
+            }
+            match (at, value) {
+                (Some(i), Some(value)) => {
+                    bucket::replace(page.body_mut(), i, key, &value);
+                }
+                (None, Some(value)) => {
+                    bucket::insert(page.body_mut(), mark, key, &value);
+                    rows += 1;
+                }
+                (Some(i), None) => {
+                    bucket::remove(page.body_mut(), i);
+                    self.deleted = true;
+                    rows -= 1;
+                }
+                (None, None) => {}
+            }
+        }
+        rows
+    }
+    fn is_sparse(&self) -> bool {
+        self.deleted && self.buckets.iter().any(|bucket| is_sparse(bucket.body()))
+    }
+}
+
+/// The branches above a bucket that is latched, and may be the root.
+pub(crate) fn path_to<'a, P: TurnPages>(
+    hash: Hash,
+    pages: &'a P,
+    root: &ChildWord,
+    bucket: &P::Write<'a>,
+    key: &[u8],
+) -> Step<Option<Path<'a, P>>> {
+    // Reading the root would wait for its latch, which this turn holds, if it were the bucket.
+    if root.page() == bucket.id() {
+        return Ok(None);
+    }
+    let path = Path::down(pages, root, View::Current, ToKey::new(hash, key))?;
+    if path.bucket_word().page() != bucket.id() {
+        return Err(corrupt(bucket, "a bucket that another way leads to"));
+    }
+    Ok(Some(path))
+}

@@ -1,0 +1,329 @@
+//! Background work of indexes: done by one thread at a time, in small steps, outside the turn; its outcome
+//! becomes part of the table in one.
+//!
+//! Whoever holds the turn may have to let work go on (a huge write set that has been logged cannot turn back). So who holds
+//! `Engine::work` does not wait for the turn for long: the outcome then waits, for whoever comes next.
+
+use crate::catalog::TableState;
+use crate::engine::{Engine, Tries};
+use crate::store::pages::{BuildReserve, BuildSession, TurnSession};
+use crate::store::{Freed, count};
+use crate::turn::Turn;
+use esker_base::sync::{Arc, MutexGuard, Ordering, thread};
+use esker_base::{CommitNo, Error, Result, TableId};
+use esker_index::kind::Work;
+use esker_index::pages::{Stop, View};
+use std::time::Duration;
+
+/// Page ids set aside at a time: pages built one after the other get consecutive ids.
+const IDS_AT_ONCE: u64 = 256;
+/// Frames set aside at a time, at most.
+const FRAMES_AT_ONCE: usize = 32;
+/// Steps in one round of background work, so that the store thread looks after its other duties.
+const STEPS_AT_ONCE: usize = 16;
+/// How long the outcome of work waits for the turn before it is left to the next round.
+const TURN_WAIT: Duration = Duration::from_millis(20);
+/// A writer that waits for background work looks again after this long.
+const DEBT_WAIT: Duration = Duration::from_millis(2);
+
+/// What work under way has set aside.
+#[derive(Debug, Default)]
+pub(crate) struct Working {
+    reserve: BuildReserve,
+    /// The table it is for.
+    table: Option<Arc<TableState>>,
+}
+
+/// How a round of work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// There is nothing to do for any table.
+    Nothing,
+    /// Something was done, and there may be more.
+    More,
+}
+
+impl Engine {
+    /// Some background work of indexes. `rest`: nobody is writing.
+    pub(crate) fn work_round(&self, rest: bool) -> Result<Round> {
+        let mut round = Round::Nothing;
+        let mut steps = 0;
+        for table in self.tables_to_work_on() {
+            while steps < STEPS_AT_ONCE {
+                let mut working = self.work.lock();
+                let Some(table) = self.whose_turn(&mut working, &table) else { break };
+                let step = self.work_step(&mut working, &table, rest, None);
+                drop(working);
+                self.worked.wake_all();
+                if step? == Work::None {
+                    break;
+                }
+                round = Round::More;
+                steps += 1;
+                if self.closed.load(Ordering::Relaxed) {
+                    return Ok(round);
+                }
+            }
+        }
+        Ok(round)
+    }
+
+    /// Tables whose indexes have background work, farthest behind first.
+    fn tables_to_work_on(&self) -> Vec<Arc<TableState>> {
+        let catalog = self.catalog.read();
+        let tables = catalog.by_id.values().filter(|table| table.index.has_work());
+        let mut tables: Vec<_> = tables.cloned().collect();
+        tables.sort_by_key(|table| std::cmp::Reverse(table.index.debt().0));
+        tables
+    }
+
+    /// The table whose work is under way, else `wanted`; neither if it was dropped.
+    fn whose_turn(
+        &self,
+        working: &mut Working,
+        wanted: &Arc<TableState>,
+    ) -> Option<Arc<TableState>> {
+        if working.table.as_ref().is_some_and(|table| table.dropped.load(Ordering::Relaxed)) {
+            self.abandon(working);
+        }
+        let table = working.table.as_ref().unwrap_or(wanted);
+        (!table.dropped.load(Ordering::Relaxed)).then(|| Arc::clone(table))
+    }
+
+    /// One step for one table. `turn`: the caller holds it.
+    fn work_step(
+        &self,
+        working: &mut Working,
+        table: &Arc<TableState>,
+        rest: bool,
+        turn: Option<&mut Turn>,
+    ) -> Result<Work> {
+        let mut tries = Tries::default();
+        let work = loop {
+            let mut missing = Vec::new();
+            let stop = {
+                let build = BuildSession::new(&self.store, &mut working.reserve, table.id);
+                match table.index.work(&build, &table.root, rest) {
+                    Ok(work) => break work,
+                    Err(stop) => {
+                        // Read-ahead: what fails here is met again by the work itself.
+                        let ahead = matches!(stop, Stop::Missing(_))
+                            && tries.may_read_ahead()
+                            && table.index.upcoming_work(&build, &mut missing).is_err();
+                        if ahead {
+                            missing.clear();
+                        }
+                        stop
+                    }
+                }
+            };
+            working.table.get_or_insert_with(|| Arc::clone(table));
+            let followed = match stop {
+                Stop::Reserve => self.fill_build_reserve(working, table.id),
+                Stop::Missing(page) => {
+                    missing.retain(|other| {
+                        *other != page && self.store.resident.get(*other).is_none()
+                    });
+                    missing.truncate(self.store.read_ahead_max());
+                    if !missing.is_empty() {
+                        missing.insert(0, page);
+                        let _ignored = self.store.load_many(&missing, View::Current).is_err();
+                    }
+                    self.follow_up(Stop::Missing(page), View::Current, &mut tries)
+                }
+                stop => self.follow_up(stop, View::Current, &mut tries),
+            };
+            if let Err(error) = followed {
+                table.note_work(Some(&error));
+                if matches!(error, Error::Corrupt { .. }) {
+                    self.abandon(working);
+                }
+                return Err(error);
+            }
+        };
+        table.note_work(None);
+        match work {
+            Work::None => {}
+            Work::More => {
+                working.table.get_or_insert_with(|| Arc::clone(table));
+            }
+            Work::Finish => {
+                working.table.get_or_insert_with(|| Arc::clone(table));
+                self.finish_work(working, table, turn)?;
+            }
+        }
+        Ok(work)
+    }
+
+    /// Makes what was built part of the table, if the turn can be had.
+    fn finish_work(
+        &self,
+        working: &mut Working,
+        table: &Arc<TableState>,
+        turn: Option<&mut Turn>,
+    ) -> Result<()> {
+        let mut tries = Tries::default();
+        if let Some(turn) = turn {
+            // In the middle of a commit that is not published: what this changes is published with it.
+            let commit = turn.last.next();
+            loop {
+                let Err(stop) = self.try_finish(turn, table, commit) else { break };
+                match stop {
+                    Stop::Reserve => {
+                        let want = turn.reserve.frames.len() + 32;
+                        self.fill_reserve(turn, want)?;
+                    }
+                    stop => self.follow_up(stop, View::Current, &mut tries)?,
+                }
+            }
+            self.attach(working, table.id);
+            return Ok(());
+        }
+        loop {
+            let Some(mut turn) = self.turn.try_lock_for(TURN_WAIT) else { return Ok(()) };
+            let commit = turn.last.next();
+            match self.try_finish(&mut turn, table, commit) {
+                Ok(changed) => {
+                    self.attach(working, table.id);
+                    if changed {
+                        self.publish(&mut turn, commit);
+                    }
+                    return Ok(());
+                }
+                Err(Stop::Moved) => {
+                    drop(turn);
+                    self.abandon(working);
+                    return Ok(());
+                }
+                Err(stop) => {
+                    drop(turn);
+                    self.follow_up(stop, View::Current, &mut tries)?;
+                }
+            }
+        }
+    }
+
+    fn try_finish(
+        &self,
+        turn: &mut Turn,
+        table: &Arc<TableState>,
+        commit: CommitNo,
+    ) -> Result<bool, Stop> {
+        let Turn { cuts, reserve, .. } = turn;
+        let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
+        session.set_table(table.id);
+        let mut large = Vec::new();
+        let rows =
+            table.index.finish_work(&session, &table.root, &mut |handle| large.push(handle))?;
+        for handle in &large {
+            self.free_large(&session, handle);
+        }
+        table.add_rows(rows);
+        Ok(session.changed())
+    }
+
+    /// What was built has an owner now; what was set aside and not used goes back.
+    fn attach(&self, working: &mut Working, table: TableId) {
+        let mut state = self.store.state.lock();
+        state.unattached.remove(&table);
+        let (first, left) = std::mem::take(&mut working.reserve.ids);
+        if left > 0 {
+            state.ids.give_back(esker_base::PageId(first), left);
+        }
+        drop(state);
+        for frame in working.reserve.frames.drain(..) {
+            self.store.frames.give_back(frame);
+        }
+        working.table = None;
+    }
+
+    /// Gives up work that has failed or is of no use.
+    fn abandon(&self, working: &mut Working) {
+        let Some(table) = working.table.take() else { return };
+        table.index.abandon_work();
+        for frame in working.reserve.frames.drain(..) {
+            self.store.frames.give_back(frame);
+        }
+        working.reserve.ids = (0, 0);
+        let commit = self.store.published();
+        let mut state = self.store.state.lock();
+        for (first, n) in state.unattached.remove(&table.id).unwrap_or_default() {
+            let (first, count) = (esker_base::PageId(first), u32::try_from(n).expect("small"));
+            state.freed.push_back(Freed { commit, table: table.id, first, count });
+        }
+    }
+
+    fn fill_build_reserve(&self, working: &mut Working, table: TableId) -> Result<()> {
+        let want = FRAMES_AT_ONCE.min(self.store.frames.count() as usize / 16).max(4);
+        while working.reserve.frames.len() < want {
+            working.reserve.frames.push(self.store.take_frame()?);
+        }
+        if working.reserve.ids.1 == 0 {
+            let mut state = self.store.state.lock();
+            let first = state.ids.allocate(IDS_AT_ONCE);
+            working.reserve.ids = (first.0, IDS_AT_ONCE);
+            state.unattached.entry(table).or_default().push((first.0, IDS_AT_ONCE));
+        }
+        Ok(())
+    }
+
+    /// Before a write that background work may have to make room for: waits the longer, the more is due.
+    #[inline]
+    pub(crate) fn throttle(&self, table: &TableState) -> Result<()> {
+        let (debt, max) = table.index.debt();
+        if debt * 2 > max { self.pay_debt(table) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn pay_debt(&self, table: &TableState) -> Result<()> {
+        if !self.threads {
+            self.work_round(false)?;
+            return Ok(());
+        }
+        self.wake.wake();
+        loop {
+            let (debt, max) = table.index.debt();
+            if debt < max || !table.may_wait_for_work()? {
+                // From nothing at half of the limit to some microseconds a write near it.
+                let over = (debt * 2).saturating_sub(max);
+                let spins = over * 64 / max.max(1);
+                for _ in 0..spins {
+                    std::hint::spin_loop();
+                }
+                return Ok(());
+            }
+            count(&self.counters.debt_stalls, 1);
+            self.check_writable()?;
+            if table.dropped.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            self.worked.wait(DEBT_WAIT);
+        }
+    }
+
+    /// A write found no room before background work has gone on.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        if self.threads {
+            self.wake.wake();
+            self.worked.wait(DEBT_WAIT);
+            return self.check_writable();
+        }
+        self.work_round(false).map(|_| ())
+    }
+
+    /// As [`Self::catch_up`], for who holds the turn and cannot let go of it.
+    pub(crate) fn catch_up_in_turn(&self, turn: &mut Turn) -> Result<()> {
+        let mut working: MutexGuard<'_, Working> = self.work.lock();
+        for table in self.tables_to_work_on() {
+            for _ in 0..STEPS_AT_ONCE {
+                let Some(table) = self.whose_turn(&mut working, &table) else { break };
+                if self.work_step(&mut working, &table, false, Some(turn))? != Work::More {
+                    break;
+                }
+            }
+        }
+        drop(working);
+        thread::yield_now();
+        Ok(())
+    }
+}
