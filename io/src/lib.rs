@@ -155,6 +155,9 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// Brings the pages of this range in, so that stores to it neither fault nor fail. Reports an
     /// error where a store would have been a signal.
     fn populate(&self, offset: u64, bytes: u64) -> Result<()>;
+    /// Says that nobody stores to this range any more: what was stored stays, and syncs of the file need not
+    /// guard against stores to it. A hint, for whole pages inside; a store would still work, and fault.
+    fn settle(&self, _offset: u64, _bytes: u64) {}
     /// Length in bytes.
     fn bytes(&self) -> u64;
 }

@@ -116,6 +116,9 @@ impl Wal {
             let between = files.live.iter().filter(|f| f.start < target && f.end() > durable);
             between.map(Arc::clone).collect()
         };
-        files.iter().try_for_each(|file| file.file.sync())
+        files.iter().try_for_each(|file| {
+            file.settle(target);
+            file.file.sync()
+        })
     }
 }

@@ -11,7 +11,7 @@
 //! count for nothing. A file under its own name therefore had a good header once: a bad one is
 //! damage.
 
-use crate::format::{BODY_AT, CLOSE_ROOM_BYTES, FileHeader, file_name, new_file_name};
+use crate::format::{BLOCK_BYTES, BODY_AT, CLOSE_ROOM_BYTES, FileHeader, file_name, new_file_name};
 use esker_base::sync::{Arc, AtomicU64, Ordering};
 use esker_base::{Error, Lsn, Result};
 use esker_io::{Disk, File, OpenMode, Window};
@@ -32,6 +32,8 @@ pub(crate) struct LogFile {
     pub(crate) window: Arc<dyn Window>,
     /// Bytes of the body that stores may touch. A multiple of the block, and only growing.
     populated: AtomicU64,
+    /// Bytes of the body that no store touches any more, as the window was told.
+    settled: AtomicU64,
 }
 
 impl LogFile {
@@ -56,6 +58,21 @@ impl LogFile {
 
     pub(crate) fn populated(&self) -> u64 {
         self.populated.load(Ordering::Acquire)
+    }
+
+    /// Everything before LSN `end` is appended, and not stored to again: tells the window, unless it is too little to
+    /// be worth the call.
+    pub(crate) fn settle(&self, end: Lsn) {
+        const BYTES_MIN: u64 = 128 << 10;
+        let end = end.0.saturating_sub(self.start.0).min(self.body_bytes);
+        let end = end / BLOCK_BYTES * BLOCK_BYTES;
+        let from = self.settled.load(Ordering::Relaxed);
+        if end < from + BYTES_MIN {
+            return;
+        }
+        // Two at once settle the same pages twice: no harm.
+        self.settled.store(end, Ordering::Relaxed);
+        self.window.settle(from, end - from);
     }
 
     /// Makes at least `0..bytes` of the body, as far as it goes, fit for stores. True if that took
@@ -137,6 +154,7 @@ fn outfit(disk: &dyn Disk, plan: &Plan, source: &Spare, name: &mut String) -> Re
         file: Arc::clone(file),
         window: file.window(BODY_AT, header.body_bytes)?,
         populated: AtomicU64::new(0),
+        settled: AtomicU64::new(0),
     };
     made.populate(plan.populate_bytes)?;
     file.sync()?;

@@ -61,6 +61,7 @@ impl Wal {
             let (current, at) = self.current_of(&files);
             (current, at, files.ready.is_empty())
         };
+        current.settle(Lsn(current.start.0 + at));
         let mut worked = current.populate(at + POPULATE_BYTES)?;
         if none_ready && at >= current.body_bytes / 2 {
             self.prepare(&mut maintenance, 0)?;

@@ -174,6 +174,23 @@ impl Window for OsWindow {
             .map_err(|source| Error::from_io("populate", &self.path, self.offset + offset, source))
     }
 
+    /// Takes the pages out of the address space, all with one flush of the TLBs. Otherwise each sync write-protects
+    /// every dirty page that is mapped, with a flush on every processor for each.
+    fn settle(&self, offset: u64, bytes: u64) {
+        name::assert_inside_window(offset, bytes, self.bytes);
+        let first = offset.next_multiple_of(name::WINDOW_ALIGN);
+        let end = (offset + bytes) / name::WINDOW_ALIGN * name::WINDOW_ALIGN;
+        #[cfg(target_os = "linux")]
+        if first < end {
+            // Of a shared mapping of a file: its pages, dirty as they are, stay in the page cache.
+            // Only a hint: if the kernel does not take it, syncs are slower.
+            let _ignored =
+                self.mapping.advise(index(first), index(end - first), libc::MADV_DONTNEED).is_err();
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _unused = (first, end);
+    }
+
     fn bytes(&self) -> u64 {
         self.bytes
     }
