@@ -23,6 +23,8 @@ const REPLAY_LOG_BYTE_NS: u64 = 5;
 const PINNED_PERCENT_MAX: u64 = 25;
 /// The store thread looks around this often when nobody wakes it.
 const TICK: Duration = Duration::from_millis(200);
+/// The work thread looks around this often under writes.
+const WORK_TICK: Duration = Duration::from_millis(20);
 /// Without a commit for this long, the database is at rest.
 const REST: Duration = Duration::from_secs(2);
 /// Bytes moved by the cleaner in one step.
@@ -45,7 +47,11 @@ impl Threads {
             let engine = Arc::clone(engine);
             thread::Builder::new().name(name.to_owned()).spawn(move || run(&engine))
         };
-        let handles = [spawn("esker-store", store_thread), spawn("esker-log", log_thread)];
+        let handles = [
+            spawn("esker-store", store_thread),
+            spawn("esker-log", log_thread),
+            spawn("esker-work", work_thread),
+        ];
         // Without a thread its work is done when callers need it, as with a simulated disk.
         Self { handles: handles.into_iter().flatten().collect() }
     }
@@ -81,12 +87,27 @@ fn store_thread(engine: &Engine) {
             since = now;
         }
         engine.background_step();
-        while engine.work_under_writes() {
-            engine.background_step();
-        }
         if !woken && now.saturating_sub(since) > REST {
             engine.rest_step();
         }
+    }
+    std::mem::forget(guard);
+}
+
+/// Merges and the like: apart from the store thread, which compresses and writes meanwhile what is built here.
+fn work_thread(engine: &Engine) {
+    let guard = PoisonOnPanic(engine);
+    let mut seen = CommitNo(0);
+    while !engine.closed.load(Ordering::Acquire) {
+        let published = engine.store.published();
+        // Nothing new, nothing to do: who is at rest is looked after by the store thread.
+        let timeout = if published == seen { TICK } else { WORK_TICK };
+        wait(&engine.work_wake, timeout);
+        if published == seen && engine.store.published() == seen {
+            continue;
+        }
+        seen = published;
+        while engine.work_under_writes() && !engine.closed.load(Ordering::Acquire) {}
     }
     std::mem::forget(guard);
 }
@@ -280,7 +301,7 @@ impl Engine {
     }
 
     /// Moves what turns gave up to where freeing finds it. In the turn.
-    fn hand_over_freed(&self, turn: &mut crate::turn::Turn) {
+    pub(crate) fn hand_over_freed(&self, turn: &mut crate::turn::Turn) {
         if turn.reserve.freed.is_empty() && turn.reserve.trees.is_empty() {
             return;
         }

@@ -60,6 +60,7 @@ impl Shared {
         self.engine.closed.store(true, Ordering::Release);
         self.engine.wake.wake();
         self.engine.log_wake.wake();
+        self.engine.work_wake.wake();
         self.threads.lock().join();
         self.engine.lock.lock().take();
     }

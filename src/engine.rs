@@ -62,6 +62,7 @@ pub(crate) struct Engine {
     pub(crate) counters: EngineCounters,
     pub(crate) wake: Wake,
     pub(crate) log_wake: Wake,
+    pub(crate) work_wake: Wake,
     pub(crate) waiters: Waiters,
     /// When the log was last synced at an interval, without threads.
     synced_at: Mutex<Duration>,
@@ -104,8 +105,15 @@ pub(crate) struct EngineCounters {
     pub(crate) conflicts: AtomicU64,
     pub(crate) log_stalls: AtomicU64,
     pub(crate) debt_stalls: AtomicU64,
+    pub(crate) work_steps: AtomicU64,
+    pub(crate) work_attached: AtomicU64,
     pub(crate) reserve_refills: AtomicU64,
 }
+
+/// Pages that an operation was missing lately. One of them missing again was pushed out by the others.
+const RECENT_PAGES: usize = 32;
+/// When that has happened so often, and again so often, the operation makes room by writing dirty pages.
+const PUSHED_OUT_TO_RELIEVE: u32 = 16;
 
 /// How one operation's stops are followed up.
 #[derive(Debug, Default)]
@@ -113,13 +121,36 @@ pub(crate) struct Tries {
     stops: u32,
     same_missing: u32,
     last_missing: PageId,
+    /// Pages read ahead the last time.
+    ahead: Vec<PageId>,
+    /// The pages that were missing last, as a ring, and how often one came again.
+    recent: [PageId; RECENT_PAGES],
+    next_recent: usize,
+    pushed_out: u32,
     backoff: Backoff,
 }
 
 impl Tries {
-    /// True as long as what is read ahead has not pushed out what is needed.
-    pub(crate) fn may_read_ahead(&self) -> bool {
-        self.stops < 6
+    /// What may be read together with a page that is missing, of what is going to be needed. Nothing if this page was
+    /// read ahead just now: then the frames are too few, and pages push each other out.
+    pub(crate) fn read_ahead(&mut self, store: &Store, page: PageId, wanted: &mut Vec<PageId>) {
+        // A ring of pages that push each other out would never end: at last only what is missing is read.
+        if self.ahead.contains(&page) || self.pushed_out > 0 {
+            wanted.clear();
+        }
+        wanted.retain(|other| *other != page && store.resident.get(*other).is_none());
+        wanted.truncate(store.read_ahead_max());
+        self.ahead.clone_from(wanted);
+    }
+    /// Notes that a page is missing; true if it was missing lately.
+    fn is_pushed_out(&mut self, page: PageId) -> bool {
+        if self.recent.contains(&page) {
+            self.pushed_out += 1;
+            return true;
+        }
+        self.recent[self.next_recent] = page;
+        self.next_recent = (self.next_recent + 1) % RECENT_PAGES;
+        false
     }
     /// True if it is time to try something else.
     pub(crate) fn is_spent(&self) -> bool {
@@ -166,6 +197,7 @@ impl Engine {
             counters: EngineCounters::default(),
             wake: Wake::default(),
             log_wake: Wake::default(),
+            work_wake: Wake::default(),
             waiters: Waiters::default(),
             synced_at: Mutex::new(Duration::ZERO),
         }
@@ -205,6 +237,11 @@ impl Engine {
                 if tries.same_missing > SAME_MISSING_MAX {
                     return Err(self.corrupt(page, "a parent names it, but it has no image"));
                 }
+                if tries.is_pushed_out(page)
+                    && tries.pushed_out.is_multiple_of(PUSHED_OUT_TO_RELIEVE)
+                {
+                    self.relieve_thrashing(tries)?;
+                }
                 match self.store.load(page, view) {
                     // A reader that was overtaken may ask for a page that was given up and freed since:
                     // then the way down is another one now.
@@ -236,6 +273,24 @@ impl Engine {
             }
             Stop::Behind => self.catch_up(),
             Stop::Corrupt { page, detail } => Err(self.corrupt(page, &detail)),
+        }
+    }
+
+    /// An operation whose pages push each other out: clean ones can always be evicted, so the dirty ones, which may
+    /// hold nearly all frames, would stay for ever. They are written, so that there is room for what is needed.
+    #[cold]
+    fn relieve_thrashing(&self, tries: &Tries) -> Result<()> {
+        let frames = self.store.frames.count();
+        if tries.pushed_out / PUSHED_OUT_TO_RELIEVE > frames {
+            return Err(Error::invalid(
+                "memory_bytes too small",
+                format!("an operation needs more pages at once than {frames} frames hold"),
+            ));
+        }
+        match self.store.relieve(frames as usize / 4) {
+            // Then it has to do with the others.
+            Err(Error::NoSpace { .. }) => Ok(()),
+            relieved => relieved,
         }
     }
 

@@ -497,7 +497,7 @@ impl AnyKind {
         match self {
             Self::BTree(kind) => AnyCursor::BTree(kind.cursor(low, high, direction)),
             Self::Hash(kind) => AnyCursor::Hash(kind.cursor(low, high, direction)),
-            Self::Fractal(kind) => AnyCursor::Fractal(kind.cursor(low, high, direction)),
+            Self::Fractal(kind) => AnyCursor::Fractal(Box::new(kind.cursor(low, high, direction))),
             Self::Custom(kind) => AnyCursor::Custom(kind.cursor(low, high, direction)),
             Self::Unregistered => unreachable!("checked when a table is used"),
         }
@@ -637,7 +637,7 @@ impl PreparedGroup for AnyGroup<'_, '_> {
 pub(crate) enum AnyCursor {
     BTree(btree::TreeCursor),
     Hash(hash::HashCursor),
-    Fractal(fractal::FractalCursor),
+    Fractal(Box<fractal::FractalCursor>),
     Custom(Box<dyn ErasedCursor>),
 }
 
@@ -681,6 +681,10 @@ impl Logic {
     /// From now on, and for good (pages of dropped tables are still met), this table is of this kind.
     pub(crate) fn set(&self, table: TableId, kind: Arc<AnyKind>) {
         self.tables.write().insert(table, kind);
+    }
+    /// True if the kind of a table is, so that its pages say which others belong to it.
+    pub(crate) fn is_known(&self, table: TableId) -> bool {
+        self.kind(table).is_some_and(|kind| !matches!(*kind, AnyKind::Unregistered))
     }
     fn kind(&self, table: TableId) -> Option<Arc<AnyKind>> {
         self.tables.read().get(&table).cloned()

@@ -5,19 +5,40 @@
 //! # fn main() -> esker::Result<()> {
 //! use esker::{Durability, Index, Options};
 //!
-//! let db = Options::new().open_in_memory()?; // or Database::open("directory")
-//! let events = db.table("events", Index::BTree)?;
-//! let mut batch = db.batch();
-//! batch.put(&events, "2026-11-01T10:00", "started");
-//! batch.put(&events, "2026-11-01T10:05", "stopped");
-//! batch.commit()?; // both or neither, and they survive power loss
-//! events.put_with("2026-11-01T10:06", "idle", Durability::Os)?; // survives the process
-//! for row in events.range("2026-11-01T10:05"..)? {
+//! let db = Options::new().open_in_memory()?; // or Database::open("shop.db")
+//! let orders = db.table("orders", Index::BTree)?; // in order, read as often as written
+//! let sessions = db.table("sessions", Index::Hash)?; // no order: one row at a time
+//! let clicks = db.table("clicks", Index::Fractal)?; // in order, written far more than read
+//! db.transact(|tx| {
+//!     tx.put(&orders, "ann/2026-11-01", "3 apples")?;
+//!     tx.put(&sessions, "6b1f", "ann")?;
+//!     tx.put(&clicks, "2026-11-01T10:00", "ann: buy")
+//! })?; // all three or none, and they survive power loss
+//! clicks.put_with("2026-11-01T10:05", "ann: leave", Durability::Os)?; // survives the process
+//! for row in orders.prefix("ann/")? {
 //!     let row = row?;
 //!     println!("{:?} = {:?}", row.key(), row.value());
 //! }
+//! assert_eq!(sessions.get("6b1f")?, Some(b"ann".to_vec()));
+//! assert_eq!(clicks.range("2026-11-01".."2026-11-02")?.count(), 2);
 //! # db.close() }
 //! ```
+//!
+//! # Kinds of index
+//!
+//! Each table has one, for good; log, transactions, snapshots, crash safety and space are the same for all.
+//!
+//! - [`Index::BTree`]: keys in order. Good at everything: take it unless one of the others is clearly better.
+//! - [`Index::Hash`]: no order, so ranges, prefixes and first rows are refused ([`Error::Unordered`]) and
+//!   [`Table::rows`] gives rows in any. A get or put of one key touches one page, by the shortest way.
+//! - [`Index::Fractal`]: keys in order. A write reads nothing and is written out in long runs, so tables may be far
+//!   larger than memory; reads pay a little more. Calls that must know what a key holds ([`Table::put_if_absent`],
+//!   [`Table::compare_and_swap`], [`Table::merge`]) read, and give that advantage away.
+//! - [`Index::Custom`]: your own, an `esker_index::kind::Kind` that is registered with [`Options::index_kind`].
+//!
+//! README.md compares them under "Which index?".
+//!
+//! # Inside
 //!
 //! | module | |
 //! |---|---|
@@ -75,6 +96,13 @@ pub use table::Table;
 pub use ticket::Ticket;
 pub use txn::{Isolation, Transaction, TransactionRows};
 pub use verify::{Damage, Verified};
+
+/// What a kind of index of your own is written against: the trait, and the pages it is given. Registered with
+/// [`Options::index_kind`]; `examples/fourth_kind.rs` is one.
+pub mod index {
+    pub use esker_base::{CommitNo, PageId};
+    pub use esker_index::{kind, pages};
+}
 
 /// Longest key, in bytes, with pages of the default size: a quarter of a page.
 pub const KEY_BYTES_MAX: usize = 2048;

@@ -212,12 +212,11 @@ impl Rows {
                     }
                     Err(stop) => {
                         self.missing.clear();
-                        if matches!(stop, Stop::Missing(_)) && tries.may_read_ahead() {
+                        if matches!(stop, Stop::Missing(_)) {
                             // Read-ahead: what stands in the way here is met again by the cursor itself.
-                            let ahead =
-                                end.cursor.upcoming(&session, root, view, &mut self.missing);
-                            if ahead.is_err() {
-                                self.missing.clear();
+                            let missing = &mut self.missing;
+                            if end.cursor.upcoming(&session, root, view, missing).is_err() {
+                                missing.clear();
                             }
                         }
                         stop
@@ -225,9 +224,7 @@ impl Rows {
                 }
             };
             if let Stop::Missing(page) = stop {
-                self.missing
-                    .retain(|other| *other != page && engine.store.resident.get(*other).is_none());
-                self.missing.truncate(engine.store.read_ahead_max());
+                tries.read_ahead(&engine.store, page, &mut self.missing);
                 if !self.missing.is_empty() {
                     self.missing.insert(0, page);
                     // An error is met again, and told, below.

@@ -110,6 +110,12 @@ stats! {
     stalls_log,
     /// Times that a commit found the turn's reserve of frames empty.
     stalls_reserve,
+    /// Steps of the indexes' background work.
+    work_steps,
+    /// Outcomes of background work that became part of their tables.
+    work_attached,
+    /// Times that a writer waited for background work.
+    debt_stalls,
 }
 
 impl Stats {
@@ -164,6 +170,9 @@ impl Stats {
             stalls_frames: get(&store.frame_stalls),
             stalls_log: get(&own.log_stalls),
             stalls_reserve: get(&own.reserve_refills),
+            work_steps: get(&own.work_steps),
+            work_attached: get(&own.work_attached),
+            debt_stalls: get(&own.debt_stalls),
             tables: tables.collect(),
         }
     }

@@ -55,6 +55,11 @@ impl Table {
         self.state.kind
     }
 
+    /// True if its rows come in the order of their keys, and ranges can be asked for.
+    pub fn is_ordered(&self) -> bool {
+        self.state.index.is_ordered()
+    }
+
     /// Writes a row, replacing one of the same key.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_with(key, value, self.engine.options.durability)

@@ -1,18 +1,19 @@
 //! Verification: every byte that the database relies on, read and checked.
 //!
 //! Three passes, under a cut and with cleaning held off: every page of every table through its tree (order, fences,
-//! levels, large values), every image that the page map names (checksum, identity), and the map against
-//! the segment table (live bytes to the byte).
+//! levels, large values), every image that the page map names (checksum, identity, and that something leads to
+//! it: a bit a page id), and the map against the segment table (live bytes to the byte).
 
+use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
-use crate::store::image::{Address, Codec, kind, segment_name};
-use crate::store::{Store, TableBytes};
+use crate::store::image::{Address, Codec, ImageHead, kind, segment_name};
+use crate::store::{FreedTree, Store, TableBytes};
 use crate::table::HeldCut;
 use crate::value::{self, Handle};
 use esker_base::sync::Arc;
-use esker_base::{Error, PageId, Result};
+use esker_base::{CommitNo, Error, PageId, Result, TableId};
 use esker_index::kind::CheckStep;
-use esker_index::pages::View;
+use esker_index::pages::{ChildWord, PageRead, Pages, View};
 use std::collections::BTreeMap;
 
 /// What [`Database::verify`](crate::Database::verify) found.
@@ -29,6 +30,8 @@ pub struct Verified {
     pub images: u64,
     /// Bytes of them.
     pub image_bytes: u64,
+    /// Images among them that nothing leads to: space that does not come back.
+    pub unreached: u64,
     /// Everything that is wrong, with the table it is in where that is known.
     pub damage: Vec<Damage>,
 }
@@ -58,17 +61,136 @@ impl Verified {
 
 pub(crate) fn verify(engine: &Arc<Engine>) -> Result<Verified> {
     let mut found = Verified::default();
-    let cut = HeldCut::take(engine);
-    walk_tables(engine, &cut, &mut found)?;
+    // Nothing may be moved or freed meanwhile.
+    let _maintenance = engine.maintenance.lock();
+    let (cut, mut reach) = Reach::begin(engine);
+    walk_tables(engine, &mut found, &mut reach)?;
+    if found.is_sound() {
+        reach.walk(engine)?;
+    }
     drop(cut);
-    check_images(engine, &mut found)?;
+    check_images(engine, &mut found, &reach)?;
     Ok(found)
 }
 
-fn walk_tables(engine: &Arc<Engine>, cut: &HeldCut, found: &mut Verified) -> Result<()> {
-    let view = View::Cut(cut.commit);
-    let tables: Vec<_> = engine.catalog.read().by_name.values().cloned().collect();
-    for table in tables {
+/// Which pages something leads to, as of a cut: a table, or a list of what is to be freed.
+#[derive(Debug)]
+struct Reach {
+    cut: CommitNo,
+    /// A bit a page id; what is beyond is younger than the cut.
+    bits: Vec<u64>,
+    tables: Vec<Arc<TableState>>,
+    trees: Vec<FreedTree>,
+    complete: bool,
+}
+
+impl Reach {
+    /// Takes a cut. The caller keeps maintenance away.
+    fn begin(engine: &Arc<Engine>) -> (HeldCut, Self) {
+        let mut turn = engine.turn.lock();
+        let cut = turn.last;
+        turn.cuts.take(cut);
+        engine.hand_over_freed(&mut turn);
+        let tables = engine.catalog.read().by_name.values().cloned().collect();
+        let state = engine.store.state.lock();
+        let words = usize::try_from(state.ids.next.div_ceil(64)).expect("a bit a page");
+        let trees = state.trees.clone();
+        let mut reach = Self { cut, bits: vec![0; words], tables, trees, complete: false };
+        for freed in &state.freed {
+            reach.add_range(freed.first, u64::from(freed.count));
+        }
+        // What background work builds; a part of it may belong to a table before this is over.
+        for (first, count) in state.unattached.values().flatten() {
+            reach.add_range(PageId(*first), *count);
+        }
+        drop(state);
+        drop(turn);
+        (HeldCut::adopt(engine, cut), reach)
+    }
+
+    fn add(&mut self, page: PageId) {
+        let (word, bit) = (page.0 / 64, page.0 % 64);
+        if let Some(bits) = usize::try_from(word).ok().and_then(|word| self.bits.get_mut(word)) {
+            *bits |= 1 << bit;
+        }
+    }
+    fn add_range(&mut self, first: PageId, count: u64) {
+        for i in 0..count {
+            self.add(PageId(first.0 + i));
+        }
+    }
+
+    /// Goes through everything by the words of its pages. Large values of tables were met on the way through
+    /// their trees.
+    fn walk(&mut self, engine: &Engine) -> Result<()> {
+        let view = View::Cut(self.cut);
+        let mut todo: Vec<(PageId, TableId, bool)> = Vec::new();
+        for table in &self.tables {
+            // Of the kinds that Esker has, children of level 1 are leaves.
+            let levels_count = !matches!(table.kind, Index::Custom(_));
+            todo.push((table.root.page(), table.id, levels_count));
+        }
+        let of_tables = todo.len();
+        for tree in &self.trees {
+            todo.push((tree.page, tree.table, false));
+        }
+        let from = todo.split_off(of_tables);
+        for (mut todo, owned) in [(todo, true), (from, false)] {
+            while let Some((page, table, levels_count)) = todo.pop() {
+                self.add(page);
+                let word = ChildWord::new(page, ChildWord::NO_HINT);
+                let (mut children, mut large) = (Vec::new(), Vec::new());
+                let step = engine.read(view, |session| {
+                    children.clear();
+                    large.clear();
+                    let page = session.read(&word, view)?;
+                    children.extend(page.words().iter().map(ChildWord::page));
+                    if !owned {
+                        let logic = &engine.store.logic;
+                        logic.overflow(table, page.level(), page.body(), &mut |range| {
+                            large.push(range);
+                        });
+                    }
+                    Ok(page.level())
+                });
+                let level = match step {
+                    Ok(level) => level,
+                    // Met again, or never needed.
+                    Err(Error::Corrupt { .. }) => return Ok(()),
+                    Err(error) => return Err(error),
+                };
+                for range in large {
+                    self.add_range(range.first, u64::from(range.pages));
+                }
+                children.dedup();
+                children.retain(|child| *child != PageId::NONE);
+                if levels_count && level == 1 {
+                    for child in children {
+                        self.add(child);
+                    }
+                } else {
+                    todo.extend(children.iter().map(|child| (*child, table, levels_count)));
+                }
+            }
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// True if nothing leads to a page that was there at the cut.
+    fn misses(&self, engine: &Engine, head: &ImageHead) -> bool {
+        let (word, bit) = (head.page.0 / 64, head.page.0 % 64);
+        let bits = usize::try_from(word).ok().and_then(|word| self.bits.get(word));
+        self.complete
+            && head.changed_at <= self.cut
+            && bits.is_some_and(|bits| bits >> bit & 1 == 0)
+            && engine.logic.is_known(head.table)
+    }
+}
+
+fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) -> Result<()> {
+    let view = View::Cut(reach.cut);
+    for table in reach.tables.clone() {
         if table.check_registered().is_err() {
             // Its images are checked below; what they mean is not known.
             continue;
@@ -101,6 +223,8 @@ fn walk_tables(engine: &Arc<Engine>, cut: &HeldCut, found: &mut Verified) -> Res
             for handle in &handles {
                 let handle = Handle::decode(handle);
                 found.large_values += 1;
+                let range = handle.range(engine.store.frames.content_bytes());
+                reach.add_range(range.first, u64::from(range.pages));
                 match value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64) {
                     Ok(_) => {}
                     Err(error @ Error::Corrupt { .. }) => damaged(error),
@@ -113,14 +237,13 @@ fn walk_tables(engine: &Arc<Engine>, cut: &HeldCut, found: &mut Verified) -> Res
 }
 
 /// Reads every image that the map names and recounts the segments' live bytes.
-fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
+fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<()> {
     let store = &engine.store;
-    // Nothing may be moved or freed meanwhile.
-    let _maintenance = engine.maintenance.lock();
     let _writer = store.lock_writer();
     let codec = Codec::new(store.database);
     let mut live: BTreeMap<_, u64> = BTreeMap::new();
     let mut table_bytes = TableBytes::default();
+    let mut first_unreached = None;
     let next = store.state.lock().ids.next;
     for page in (1..next).map(PageId) {
         let address = {
@@ -145,7 +268,13 @@ fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
             .read_image(address)
             .and_then(|image| Store::check_image(&codec, &image, address, page, kind::INDEX));
         match checked {
-            Ok(head) => table_bytes.replace(head.table, Address::NONE, address),
+            Ok(head) => {
+                table_bytes.replace(head.table, Address::NONE, address);
+                if reach.misses(engine, &head) {
+                    found.unreached += 1;
+                    first_unreached.get_or_insert(head);
+                }
+            }
             // Met already on the way through a tree, with the table's name.
             Err(Error::Corrupt { file, offset, .. }) if found.has(&file, offset) => {}
             Err(error @ Error::Corrupt { .. }) => {
@@ -153,6 +282,14 @@ fn check_images(engine: &Engine, found: &mut Verified) -> Result<()> {
             }
             Err(error) => return Err(error),
         }
+    }
+    if let Some(ImageHead { page, table, changed_at, level, kind, .. }) = first_unreached {
+        let detail = format!(
+            "nothing leads to {} images, such as that of {page:?} of {table:?}, level {level}, kind {kind}, {changed_at:?}",
+            found.unreached
+        );
+        let error = Error::corrupt("page map", store.disk.label(), 0, detail);
+        found.damage.push(Damage { table: None, error });
     }
     let mut state = store.state.lock();
     let state = &mut *state;

@@ -21,6 +21,10 @@ const IDS_AT_ONCE: u64 = 256;
 const FRAMES_AT_ONCE: usize = 32;
 /// Steps in one round of background work, so that the store thread looks after its other duties.
 const STEPS_AT_ONCE: usize = 16;
+/// Pages built before they are written, together.
+const WRITE_AT_ONCE: usize = 64;
+/// The same where callers do it: few, so that work is under way when other things happen, as it is with threads.
+const STEPS_WITHOUT_THREADS: usize = 2;
 /// How long the outcome of work waits for the turn before it is left to the next round.
 const TURN_WAIT: Duration = Duration::from_millis(20);
 /// A writer that waits for background work looks again after this long.
@@ -48,8 +52,11 @@ impl Engine {
     pub(crate) fn work_round(&self, rest: bool) -> Result<Round> {
         let mut round = Round::Nothing;
         let mut steps = 0;
+        let steps_max = if self.threads { STEPS_AT_ONCE } else { STEPS_WITHOUT_THREADS };
+        // Perhaps no other table comes to it.
+        self.abandon_dropped(&mut self.work.lock());
         for table in self.tables_to_work_on() {
-            while steps < STEPS_AT_ONCE {
+            while steps < steps_max {
                 let mut working = self.work.lock();
                 let Some(table) = self.whose_turn(&mut working, &table) else { break };
                 let step = self.work_step(&mut working, &table, rest, None);
@@ -83,11 +90,15 @@ impl Engine {
         working: &mut Working,
         wanted: &Arc<TableState>,
     ) -> Option<Arc<TableState>> {
+        self.abandon_dropped(working);
+        let table = working.table.as_ref().unwrap_or(wanted);
+        (!table.dropped.load(Ordering::Relaxed)).then(|| Arc::clone(table))
+    }
+
+    fn abandon_dropped(&self, working: &mut Working) {
         if working.table.as_ref().is_some_and(|table| table.dropped.load(Ordering::Relaxed)) {
             self.abandon(working);
         }
-        let table = working.table.as_ref().unwrap_or(wanted);
-        (!table.dropped.load(Ordering::Relaxed)).then(|| Arc::clone(table))
     }
 
     /// One step for one table. `turn`: the caller holds it.
@@ -107,10 +118,9 @@ impl Engine {
                     Ok(work) => break work,
                     Err(stop) => {
                         // Read-ahead: what fails here is met again by the work itself.
-                        let ahead = matches!(stop, Stop::Missing(_))
-                            && tries.may_read_ahead()
-                            && table.index.upcoming_work(&build, &mut missing).is_err();
-                        if ahead {
+                        if matches!(stop, Stop::Missing(_))
+                            && table.index.upcoming_work(&build, &mut missing).is_err()
+                        {
                             missing.clear();
                         }
                         stop
@@ -121,10 +131,7 @@ impl Engine {
             let followed = match stop {
                 Stop::Reserve => self.fill_build_reserve(working, table.id),
                 Stop::Missing(page) => {
-                    missing.retain(|other| {
-                        *other != page && self.store.resident.get(*other).is_none()
-                    });
-                    missing.truncate(self.store.read_ahead_max());
+                    tries.read_ahead(&self.store, page, &mut missing);
                     if !missing.is_empty() {
                         missing.insert(0, page);
                         let _ignored = self.store.load_many(&missing, View::Current).is_err();
@@ -141,9 +148,19 @@ impl Engine {
                 return Err(error);
             }
         };
+        if working.reserve.built.len() >= WRITE_AT_ONCE || work == Work::Finish {
+            let written = self.store.write_built(&mut working.reserve.built);
+            if let Err(error) = written {
+                table.note_work(Some(&error));
+                return Err(error);
+            }
+        }
         table.note_work(None);
+        count(&self.counters.work_steps, 1);
         match work {
-            Work::None => {}
+            // What was set aside before it was known that there is nothing to do: or no other table would
+            // ever come to it.
+            Work::None => self.release(working),
             Work::More => {
                 working.table.get_or_insert_with(|| Arc::clone(table));
             }
@@ -166,8 +183,7 @@ impl Engine {
         if let Some(turn) = turn {
             // In the middle of a commit that is not published: what this changes is published with it.
             let commit = turn.last.next();
-            loop {
-                let Err(stop) = self.try_finish(turn, table, commit) else { break };
+            while let Err(stop) = self.try_finish(turn, table, commit) {
                 match stop {
                     Stop::Reserve => {
                         let want = turn.reserve.frames.len() + 32;
@@ -224,10 +240,19 @@ impl Engine {
 
     /// What was built has an owner now; what was set aside and not used goes back.
     fn attach(&self, working: &mut Working, table: TableId) {
+        count(&self.counters.work_attached, 1);
         let mut state = self.store.state.lock();
         state.unattached.remove(&table);
+        working.reserve.built.clear();
         let (first, left) = std::mem::take(&mut working.reserve.ids);
         if left > 0 {
+            // They are the end of a range. A checkpoint that is being written counts them as free from now on, and
+            // must not give them back a second time.
+            for (_, start, n) in &mut state.unattached_at_cut {
+                if *start + *n == first + left {
+                    *n -= left.min(*n);
+                }
+            }
             state.ids.give_back(esker_base::PageId(first), left);
         }
         drop(state);
@@ -241,12 +266,28 @@ impl Engine {
     fn abandon(&self, working: &mut Working) {
         let Some(table) = working.table.take() else { return };
         table.index.abandon_work();
+        self.release_of(working, &table);
+    }
+
+    /// No work is under way any more, and nothing refers to what was built.
+    fn release(&self, working: &mut Working) {
+        if let Some(table) = working.table.take() {
+            self.release_of(working, &table);
+        }
+    }
+
+    fn release_of(&self, working: &mut Working, table: &TableState) {
         for frame in working.reserve.frames.drain(..) {
             self.store.frames.give_back(frame);
         }
         working.reserve.ids = (0, 0);
+        working.reserve.built.clear();
         let commit = self.store.published();
         let mut state = self.store.state.lock();
+        // A checkpoint that is being written has them in one list or the other.
+        if state.checkpoint_cut.is_some_and(|cut| commit <= cut) {
+            state.unattached_at_cut.retain(|(other, ..)| *other != table.id);
+        }
         for (first, n) in state.unattached.remove(&table.id).unwrap_or_default() {
             let (first, count) = (esker_base::PageId(first), u32::try_from(n).expect("small"));
             state.freed.push_back(Freed { commit, table: table.id, first, count });
@@ -280,7 +321,7 @@ impl Engine {
             self.work_round(false)?;
             return Ok(());
         }
-        self.wake.wake();
+        self.work_wake.wake();
         loop {
             let (debt, max) = table.index.debt();
             if debt < max || !table.may_wait_for_work()? {
@@ -304,7 +345,7 @@ impl Engine {
     /// A write found no room before background work has gone on.
     pub(crate) fn catch_up(&self) -> Result<()> {
         if self.threads {
-            self.wake.wake();
+            self.work_wake.wake();
             self.worked.wait(DEBT_WAIT);
             return self.check_writable();
         }

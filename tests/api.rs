@@ -6,11 +6,14 @@ use esker::{
     Database, Durability, Error, Index, Isolation, KEY_BYTES_MAX, Options, Result, Table,
     VALUE_BYTES_MAX,
 };
+use esker_index::btree::BTree;
 use esker_io::mem::MemDisk;
 use esker_io::sim::{CrashKind, SimDisk};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+mod kinds;
 
 fn memory() -> Database {
     Options::new().memory_bytes(8 << 20).open_in_memory().unwrap()
@@ -187,6 +190,91 @@ fn an_unknown_table_and_a_name_that_cannot_be_are_refused() {
     // Asking for it is not the same as making it.
     assert_eq!(db.table("twice", Index::BTree).unwrap().kind(), Index::BTree);
     assert_eq!(db.tables().len(), 2);
+}
+
+/// What needs an order is refused, by name and with what to do instead; it changes nothing.
+#[test]
+fn a_table_without_order_refuses_what_needs_one() {
+    let db = memory();
+    let (hash, other) = (db.table("h", Index::Hash).unwrap(), table(&db));
+    hash.put("k", "v").unwrap();
+    let refused = |call: &str, result: Result<()>| match result {
+        Err(error @ Error::Unordered { .. }) => {
+            let text = error.to_string();
+            let said = ["\"h\"", "read all rows", "B-tree"].iter().all(|what| text.contains(what));
+            assert!(said && text.len() < 200, "{call}: {text}");
+        }
+        other => panic!("{call}: {other:?}"),
+    };
+    refused("range", hash.range("a".."b").map(drop));
+    refused("range of all", hash.range(..).map(drop));
+    refused("prefix", hash.prefix("k").map(drop));
+    refused("delete_range", hash.delete_range("a"..));
+    refused("pop_first", hash.pop_first().map(drop));
+    refused("pop_last", hash.pop_last().map(drop));
+    refused("approximate_count", hash.approximate_count(.."b").map(drop));
+    refused("rows from behind", hash.rows().unwrap().next_back().unwrap().map(drop));
+    let snapshot = db.snapshot();
+    refused("range of a snapshot", snapshot.range(&hash, "a"..).map(drop));
+    refused("prefix of a snapshot", snapshot.prefix(&hash, "k").map(drop));
+    let mut batch = db.batch();
+    batch.put(&other, "of the batch", "v");
+    batch.delete_range(&hash, "a".."z");
+    batch.put(&hash, "l", "v");
+    refused("batch", batch.commit());
+    refused("range of a transaction", db.begin().range(&hash, "a"..).map(drop));
+    refused("prefix of a transaction", db.begin().prefix(&hash, "k").map(drop));
+    let mut tx = db.begin();
+    tx.put(&hash, "l", "v").unwrap();
+    refused("delete_range of a transaction", tx.delete_range(&hash, .."b"));
+    assert!(matches!(tx.commit(), Err(Error::TransactionFailed)));
+    assert!(hash.contains("k").unwrap() && !hash.contains("l").unwrap());
+    assert!(!other.contains("of the batch").unwrap());
+}
+
+/// A kind that was not registered: no table of it is made, and one that is there waits for it.
+#[test]
+fn a_kind_that_is_not_registered_is_refused() {
+    let disk = SimDisk::new(1);
+    let open = |known: bool| {
+        let options = Options::new().page_bytes(1024).memory_bytes(256 << 10);
+        let options = if known { options.index_kind("mine", || BTree) } else { options };
+        options.open_on(Arc::new(disk.clone())).unwrap()
+    };
+    let unknown = |result: Result<()>| match result {
+        Err(Error::UnknownKind { kind, table }) => {
+            assert_eq!((&kind[..], &table[..]), ("mine", "t"));
+        }
+        other => panic!("{other:?}"),
+    };
+    let db = open(false);
+    unknown(db.table("t", Index::Custom("mine")).map(drop));
+    unknown(db.create_table("t", Index::Custom("mine")).map(drop));
+    assert!(db.tables().is_empty());
+    db.close().unwrap();
+    let db = open(true);
+    let mine = db.table("t", Index::Custom("mine")).unwrap();
+    assert_eq!((mine.kind(), mine.kind().name()), (Index::Custom("mine"), "mine"));
+    db.table("other", Index::Hash).unwrap().put("k", "v").unwrap();
+    for n in 0..300u32 {
+        mine.put_with(n.to_be_bytes(), [n as u8; 50], Durability::Os).unwrap();
+    }
+    drop(mine);
+    db.close().unwrap();
+    let db = open(false);
+    unknown(db.open_table("t").map(drop));
+    unknown(db.table("t", Index::Custom("mine")).map(drop));
+    unknown(db.drop_table("t"));
+    assert_eq!(db.tables().len(), 1);
+    assert_eq!(db.open_table("other").unwrap().get("k").unwrap().unwrap(), b"v");
+    assert!(db.verify().unwrap().is_sound());
+    db.settle().unwrap();
+    db.close().unwrap();
+    let db = open(true);
+    let mine = db.open_table("t").unwrap();
+    assert_eq!(mine.range(..).unwrap().count(), 300);
+    assert_eq!(mine.get(7u32.to_be_bytes()).unwrap().unwrap(), [7; 50]);
+    assert!(db.verify().unwrap().is_sound());
 }
 
 #[test]

@@ -5,6 +5,9 @@
 
 use crate::sim::fuzz;
 
+#[path = "../fuzz/kinds.rs"]
+mod kinds;
+
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut count = 0;
@@ -42,4 +45,9 @@ fn log() {
 #[test]
 fn pages() {
     replay("pages", fuzz::pages);
+}
+
+#[test]
+fn kinds_of_index() {
+    replay("kinds", kinds::pages);
 }

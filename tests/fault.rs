@@ -1,128 +1,21 @@
 //! The Nth operation of the disk fails: once, for a while, for ever; or the disk is full.
 //!
 //! Goal: each failure is an error that says what happened, nothing acknowledged is lost, and work
-//! goes on where it can. Method: seeded scripts with a fault injected, then without it, then opened
-//! again, compared all the way with what may be there.
+//! goes on where it can. Method: seeded scripts with a fault injected (`index/conformance/src/fault.rs`), and
+//! databases that fill their disk.
 
-use crate::sim::generate::{self, Profile};
-use crate::sim::{Choices, Known, Op, Rng, Runner, Settings, State, seeds};
+use crate::sim::{Settings, State, seeds};
 use esker::{Database, Durability, Error, Index, Options, Table};
+use esker_conformance::fault::{self, KINDS};
+use esker_conformance::subject::Subject;
 use esker_io::sim::{CrashKind, Fault, FaultError, OpKind, SimDisk};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-
-const KINDS: [OpKind; 7] = [
-    OpKind::Open,
-    OpKind::Read,
-    OpKind::Write,
-    OpKind::Sync,
-    OpKind::Names,
-    OpKind::SyncDir,
-    OpKind::Allocate,
-];
-
-/// True if an error may come of a failed operation of the disk.
-fn is_due(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Io { .. }
-            | Error::NoSpace { .. }
-            | Error::TooManyFiles { .. }
-            | Error::Unknown { .. }
-            | Error::Poisoned { .. }
-    )
-}
-
-/// Runs a script with a fault in it. Returns whether any call failed.
-fn with_fault(seed: u64, fault: Fault) -> bool {
-    let mut rng = Rng::new(seed);
-    let profile = Profile { ops: (20, 80), writes: seed.is_multiple_of(2), durability: None };
-    let script = generate::script(&mut rng, profile);
-    let disk = SimDisk::new(seed);
-    let known = Arc::new(Mutex::new(Known::default()));
-    let at_open = rng.one_in(4);
-    if at_open {
-        disk.inject(fault.clone());
-    }
-    let open = || Runner::open(Arc::new(disk.clone()), script.settings, Arc::clone(&known));
-    let mut failed = false;
-    let mut runner = match open() {
-        Ok(runner) => runner,
-        Err(error) => {
-            assert!(at_open && is_due(&error), "open: {error}");
-            failed = true;
-            disk.clear_faults();
-            open().unwrap_or_else(|error| panic!("opened without the fault: {error}"))
-        }
-    };
-    if !at_open {
-        disk.inject(fault);
-    }
-    let clear_at = rng.below(script.ops.len() as u64 + 1) as usize;
-    for (i, op) in script.ops.iter().enumerate() {
-        if i == clear_at {
-            disk.clear_faults();
-        }
-        if let Err(error) = runner.step(op) {
-            failed = true;
-            assert!(is_due(&error), "operation {i}, {}: {error}", seeds::brief(op));
-            if !runner.is_open() {
-                disk.clear_faults();
-                let again = runner.open_again();
-                again.unwrap_or_else(|error| {
-                    panic!("operation {i}, {}, then: {error}", seeds::brief(op))
-                });
-            }
-        }
-    }
-    disk.clear_faults();
-    // Refused or not, what is there can be read.
-    runner.compare_all().unwrap_or_else(|error| panic!("read without the fault: {error}"));
-    if rng.one_in(2) {
-        // The power goes before anything could be put right.
-        let kind = rng.pick(&[CrashKind::None, CrashKind::Torn512, CrashKind::Prefix]);
-        let left = disk.crash_clone(kind, seed);
-        let known = Arc::new(Mutex::new(known.lock().unwrap().after_crash(false)));
-        let runner = Runner::open(Arc::new(left), script.settings, known)
-            .unwrap_or_else(|error| panic!("after {kind:?}: {error}"));
-        runner.verify().unwrap();
-    }
-    runner.abandon();
-    runner.open_again().unwrap();
-    runner.verify().unwrap();
-    runner.step(&Op::Checkpoint).unwrap();
-    runner.step(&Op::Reopen { close: true }).unwrap();
-    runner.compare_all().unwrap();
-    failed
-}
 
 #[test]
 fn the_nth_operation_of_each_kind_fails() {
-    let failed = Mutex::new([0; KINDS.len()]);
-    seeds::each(4000, |seed| {
-        let mut rng = Rng::new(!seed);
-        let kind = (seed % KINDS.len() as u64) as usize;
-        let most = match KINDS[kind] {
-            OpKind::Read => 12,
-            _ => rng.pick(&[4, 30, 200]),
-        };
-        let fault = Fault::new(KINDS[kind], rng.below(most))
-            .times(rng.pick(&[1, 1, 3, u64::MAX]))
-            .on(rng.pick(&["", "", "", "wal-", "seg-", "checkpoint-", "super"]))
-            .error(match KINDS[kind] {
-                OpKind::Open => {
-                    rng.pick(&[FaultError::TooManyFiles, FaultError::Io, FaultError::NoSpace])
-                }
-                OpKind::Read | OpKind::Sync | OpKind::SyncDir => FaultError::Io,
-                _ => rng.pick(&[FaultError::Io, FaultError::NoSpace]),
-            });
-        let text = format!("{fault:?}");
-        let met = seeds::quietly(|| with_fault(seed, fault))
-            .unwrap_or_else(|message| panic!("{text}: {message}"));
-        failed.lock().unwrap()[kind] += u32::from(met);
-    });
+    let failed = fault::each(Subject::DRAWN, 4000);
     if seeds::is_default() {
-        let failed = failed.into_inner().unwrap();
         assert!(failed.iter().all(|count| *count > 20), "faults met: {failed:?} of {KINDS:?}");
     }
 }

@@ -17,8 +17,11 @@ mod corpus;
 mod crash;
 mod damage;
 mod fault;
+#[path = "../examples/fourth_kind.rs"]
+mod fourth_kind;
 mod hermitage;
 mod history;
+mod kinds;
 mod model;
 mod sim;
 mod threads;

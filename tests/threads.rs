@@ -17,6 +17,14 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const TABLES: usize = 2;
 
+/// The kinds of both tables.
+const KINDS: [[Index; TABLES]; 4] = [
+    [Index::BTree; TABLES],
+    [Index::Hash; TABLES],
+    [Index::Fractal; TABLES],
+    [Index::Fractal, Index::Hash],
+];
+
 fn options() -> Options {
     Options::new()
         .page_bytes(1024)
@@ -98,7 +106,7 @@ fn work(db: &Database, tables: &[Table], thread: u8, steps: u32, maps: &mut [Map
                     map.remove(&key);
                 }
             }
-            9 => {
+            9 if table.is_ordered() => {
                 // A range that holds nobody else's rows.
                 let range = key.clone()..=key.clone();
                 table.delete_range(range).unwrap();
@@ -121,10 +129,10 @@ fn work(db: &Database, tables: &[Table], thread: u8, steps: u32, maps: &mut [Map
                 }
             }
             13 => {
-                let found = own(table.range(..).unwrap().map(parts), thread);
+                let found = own(table.rows().unwrap().map(parts), thread);
                 expect(&found, map, "a scan");
             }
-            14 => {
+            14 if table.is_ordered() => {
                 let rows = table.range(..).unwrap().rev().map(parts);
                 expect(&own(rows, thread), map, "a scan back");
             }
@@ -132,7 +140,7 @@ fn work(db: &Database, tables: &[Table], thread: u8, steps: u32, maps: &mut [Map
                 None => held = Some((db.snapshot(), maps.to_vec())),
                 Some((snapshot, then)) => {
                     for (table, then) in tables.iter().zip(&then) {
-                        let rows = snapshot.range(table, ..).unwrap().map(parts);
+                        let rows = snapshot.rows(table).unwrap().map(parts);
                         expect(&own(rows, thread), then, "a snapshot");
                     }
                 }
@@ -141,10 +149,10 @@ fn work(db: &Database, tables: &[Table], thread: u8, steps: u32, maps: &mut [Map
     }
 }
 
-fn run(disk: Arc<dyn Disk>, threads: u8, steps: u32) {
+fn run(disk: Arc<dyn Disk>, threads: u8, steps: u32, kinds: [Index; TABLES]) {
     let db = options().open_on(Arc::clone(&disk)).unwrap();
     let tables: Vec<Table> =
-        (0..TABLES).map(|n| db.table(&format!("t{n}"), Index::BTree).unwrap()).collect();
+        (0..TABLES).map(|n| db.table(&format!("t{n}"), kinds[n]).unwrap()).collect();
     let stop = AtomicBool::new(false);
     let maps: Vec<Vec<Map>> = std::thread::scope(|scope| {
         let (db, tables, stop) = (&db, &tables, &stop);
@@ -179,7 +187,7 @@ fn run(disk: Arc<dyn Disk>, threads: u8, steps: u32) {
     let check = |db: &Database| {
         for (n, wanted) in wanted.iter().enumerate() {
             let table = db.open_table(&format!("t{n}")).unwrap();
-            let found: Map = table.range(..).unwrap().map(|row| parts(row).unwrap()).collect();
+            let found: Map = table.rows().unwrap().map(|row| parts(row).unwrap()).collect();
             expect(&found, wanted, "in the end");
         }
         let found = db.verify().unwrap();
@@ -193,12 +201,16 @@ fn run(disk: Arc<dyn Disk>, threads: u8, steps: u32) {
 
 #[test]
 fn threads_do_not_disturb_each_other() {
-    run(Arc::new(MemDisk::new()), 4, 3000);
+    for kinds in KINDS {
+        run(Arc::new(MemDisk::new()), 4, 2000, kinds);
+    }
 }
 
 #[test]
 fn nor_where_they_do_the_background_work_themselves() {
-    run(Arc::new(SimDisk::new(1)), 4, 1500);
+    for kinds in KINDS {
+        run(Arc::new(SimDisk::new(1)), 4, 1000, kinds);
+    }
 }
 
 const WRITERS: usize = 3;
@@ -236,7 +248,7 @@ impl Left {
     fn check(&self, db: &Database) {
         let maps = ["a", "b"].map(|name| {
             let table = db.open_table(name).unwrap();
-            table.range(..).unwrap().map(|row| parts(row).unwrap()).collect::<Map>()
+            table.rows().unwrap().map(|row| parts(row).unwrap()).collect::<Map>()
         });
         assert!(maps[0] == maps[1], "{:?}: half a batch", self.kind);
         for writer in 0..WRITERS {
@@ -271,7 +283,9 @@ fn crashes_among_threads(seed: u64) -> usize {
     let disk = SimDisk::new(seed);
     let open = |disk: &SimDisk| options().open_on(Arc::new(disk.clone())).unwrap();
     let db = open(&disk);
-    let tables = ["a", "b"].map(|name| db.table(name, Index::BTree).unwrap());
+    let kinds = KINDS[(seed % 4) as usize];
+    let tables =
+        [("a", kinds[0]), ("b", kinds[1])].map(|(name, kind)| db.table(name, kind).unwrap());
     db.sync().unwrap();
     let (begun, returned, synced) = (rounds(), rounds(), rounds());
     let left = Arc::new(Mutex::new(Vec::new()));

@@ -16,6 +16,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// True if it has not waited for long.
+    pub fn is_short(&self) -> bool {
+        const STEPS_MAX: u32 = 1000;
+        self.step < STEPS_MAX
+    }
     /// Called once per failed try.
     pub fn wait(&mut self) {
         self.step += 1;

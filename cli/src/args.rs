@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
 use crate::input::Format;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use esker::Index;
 use std::ffi::OsString;
@@ -88,9 +89,8 @@ pub(crate) struct Import {
     /// The format, if the name of the file does not tell.
     #[arg(long)]
     pub(crate) format: Option<Format>,
-    /// The kind of index, if the table is new.
-    #[arg(long, default_value = "btree", value_name = "KIND", value_parser = parse_index)]
-    pub(crate) index: Index,
+    #[command(flatten)]
+    pub(crate) index: Kind,
     /// Where rejected rows are written [default: FILE.rejects, stdin.rejects].
     #[arg(long, value_name = "PATH")]
     pub(crate) rejects: Option<PathBuf>,
@@ -119,9 +119,16 @@ KEYS
   @line is such an integer: the line where the row begins, counted from 1, header included; in a
   JSON array the number of the element.
 
+KINDS OF INDEX
+  btree    rows in order; good at everything, best where reads matter as much as writes
+  hash     no order, so no --from, --to, --prefix, --reverse; the fastest get and put of single rows
+  fractal  rows in order; the fastest import, above all of more data than memory holds
+  A table keeps its kind for good. README.md says more: Which index?
+
 EXAMPLES
   esker import flights.db flights data/flights.csv.gz --key time_hour,carrier,flight,origin
   esker import shop.db orders orders.ndjson --key customer,order:int
+  esker import shop.db sessions sessions.csv --key id --index hash
   zcat log.gz | esker import log.db lines - --format ndjson --key @line";
 
 /// Print the value of a key, as it is stored, and a line end.
@@ -151,6 +158,8 @@ pub(crate) struct Put {
     /// Its value.
     pub(crate) value: OsString,
     #[command(flatten)]
+    pub(crate) index: Kind,
+    #[command(flatten)]
     pub(crate) hex: Hex,
 }
 
@@ -169,6 +178,9 @@ pub(crate) struct Del {
 }
 
 /// Print rows in the order of their keys: key, tab, value.
+///
+/// The rows of a hash table have no order: they come in any, and --from, --to, --prefix and --reverse are
+/// refused.
 ///
 /// Control characters and bytes that are not UTF-8 are printed as \xNN; backslashes are left alone.
 /// With --json a row is {"key": ..., "value": ...}. The key is a text or a number, or an array of
@@ -224,7 +236,7 @@ pub(crate) struct Verify {
     pub(crate) dir: PathBuf,
 }
 
-/// Print the values of a table as NDJSON, in the order of their keys.
+/// Print the values of a table as NDJSON, in the order of their keys (of a hash table: in any).
 ///
 /// What `import` stored comes out as it went in, row by row. A value that is not JSON (`put` stores
 /// what it is given) comes out as a JSON string, or as {"hex": ...} if it is not text either; their
@@ -245,12 +257,21 @@ pub(crate) struct Hex {
     pub(crate) hex: bool,
 }
 
-fn parse_index(name: &str) -> Result<Index, String> {
-    match name {
-        "btree" => Ok(Index::BTree),
-        "hash" | "fractal" => Err(format!("{name} tables are not built yet; there is btree")),
-        _ => Err("there is btree".to_owned()),
-    }
+#[derive(Debug, Args)]
+pub(crate) struct Kind {
+    /// The kind of index. A table that exists keeps its own [default for new tables: btree].
+    #[arg(id = "index", long = "index", value_name = "KIND", value_parser = index_parser())]
+    pub(crate) wanted: Option<Index>,
+}
+
+/// The kinds that a table may be made with here.
+const KINDS: [Index; 3] = [Index::BTree, Index::Hash, Index::Fractal];
+
+fn index_parser() -> impl TypedValueParser<Value = Index> {
+    PossibleValuesParser::new(KINDS.map(Index::name)).map(|name| {
+        let kind = KINDS.into_iter().find(|kind| kind.name() == name);
+        kind.expect("clap lets no other name pass")
+    })
 }
 
 #[cfg(test)]

@@ -56,7 +56,11 @@ impl Failure {
             Self::Engine(Error::UnknownTable { .. }) => 1,
             Self::Usage(_)
             | Self::Engine(
-                Error::Invalid { .. } | Error::WrongKind { .. } | Error::TooLarge { .. },
+                Error::Invalid { .. }
+                | Error::WrongKind { .. }
+                | Error::Unordered { .. }
+                | Error::UnknownKind { .. }
+                | Error::TooLarge { .. },
             ) => 2,
             Self::Engine(Error::Corrupt { .. }) => 4,
             Self::Engine(_) | Self::File { .. } | Self::Output(_) => 3,
@@ -74,6 +78,17 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(what) => f.write_str(what),
+            // What the engine says of its calls, said of this command's.
+            Self::Engine(Error::Unordered { table, .. }) => write!(
+                f,
+                "the keys of table {table:?} have no order, so --from, --to, --prefix and --reverse mean \
+                 nothing there; scan all of it, or import it with --index btree or --index fractal"
+            ),
+            Self::Engine(Error::UnknownKind { kind, table }) => write!(
+                f,
+                "table {table:?} has an index of a kind of its own, {kind:?}; only the program that made it \
+                 can use it"
+            ),
             Self::Engine(error) => write!(f, "{error}"),
             Self::File { what, source } => write!(f, "{what}: {source}"),
             Self::Output(source) => write!(f, "cannot write to standard output: {source}"),

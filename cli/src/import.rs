@@ -12,7 +12,7 @@ use crate::output;
 use crate::progress::{Progress, count_rows, human};
 use crate::rejects::Rejects;
 use crate::tables;
-use esker::{Database, Durability, Error, Table};
+use esker::{Database, Durability, Error, Index, Table};
 use indicatif::HumanCount;
 use std::io;
 
@@ -40,7 +40,7 @@ pub(crate) fn import(args: &Import, json: bool) -> Result<Ending, Failure> {
     progress.start();
 
     let db = tables::open_or_create(&args.dir)?;
-    let table = tables::writable(&db, &args.table, args.index)?;
+    let table = tables::writable(&db, &args.table, args.index.wanted)?;
     let note = check_note(&db, &table, &spec)?;
     let rejects_path = args.rejects.clone().unwrap_or_else(|| source.rejects_path());
     let mut load = Load {
@@ -100,13 +100,13 @@ fn check_note(
             "table {name:?} was imported with --key {noted}; keys of another make would not fit in"
         ))),
         None => {
-            if !spec.is_text() && table.range(..)?.next_row()?.is_some() {
+            if !spec.is_text() && table.rows()?.next_row()?.is_some() {
                 return Err(Failure::Usage(format!(
                     "table {name:?} holds rows that were not imported; keys made of several fields, \
                      numbers or @line would not fit in"
                 )));
             }
-            let notes = db.table(tables::NOTES, esker::Index::BTree)?;
+            let notes = db.table(tables::NOTES, Index::BTree)?;
             Ok(Some((notes, tables::note(spec))))
         }
     }
@@ -249,8 +249,10 @@ impl Load<'_> {
                 0 => String::new(),
                 _ => format!(", {} rejected", HumanCount(rejected)),
             };
+            // Whether a row was new, a fractal table does not look.
+            let about = if self.table.kind() == Index::Fractal { "about " } else { "" };
             lines.push(format!(
-                "{}: {} in {} ({} rows/s){rejected_text}; table {} holds {}",
+                "{}: {} in {} ({} rows/s){rejected_text}; table {} holds {about}{}",
                 source.name(),
                 count_rows(rows),
                 human(elapsed),

@@ -93,6 +93,8 @@ pub(crate) fn stat(args: &Stat, json: bool) -> Result<Ending, Failure> {
             }
         }
         for table in &stats.tables {
+            let name = format!("index of {}", table.name.escape_debug());
+            shown.add_row([name, table.kind.to_owned()]);
             let name = format!("rows of {}", table.name.escape_debug());
             shown.add_row([name, HumanCount(table.rows).to_string()]);
             let name = format!("bytes of {}", table.name.escape_debug());

@@ -6,7 +6,7 @@ use crate::key::{Extent, Spec};
 use crate::output::Output;
 use crate::show;
 use crate::tables;
-use esker::{Database, Error, Index, Rows, Table};
+use esker::{Database, Rows, Table};
 use indicatif::HumanCount;
 use std::ffi::OsStr;
 use std::ops::Bound;
@@ -65,14 +65,7 @@ pub(crate) fn put(args: &Put, json: bool) -> Result<Ending, Failure> {
     let db = tables::open_or_create(&args.dir)?;
     let spec = tables::spec(&db, &args.table)?;
     let key = typed(&spec, &args.key, args.hex.hex, Extent::Whole)?;
-    let table = match db.open_table(&args.table) {
-        // Of whatever kind it is.
-        Ok(table) if table.name() != tables::NOTES => table,
-        Ok(_) | Err(Error::UnknownTable { .. }) => {
-            tables::writable(&db, &args.table, Index::BTree)?
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let table = tables::writable(&db, &args.table, args.index.wanted)?;
     table.put(&key, args.value.as_bytes())?;
     if json {
         let mut line = json_of(&spec, &key);
@@ -110,8 +103,10 @@ pub(crate) fn scan(args: &Scan, json: bool) -> Result<Ending, Failure> {
         let typed = |text| typed(&spec, text, args.hex.hex, Extent::Start);
         text.as_deref().map(typed).transpose()
     };
-    let (low, high) = bounds(start(&args.from)?, start(&args.to)?, start(&args.prefix)?);
-    let mut rows = table.range((low, high))?;
+    let mut rows = match (start(&args.from)?, start(&args.to)?, start(&args.prefix)?) {
+        (None, None, None) => table.rows()?,
+        (from, to, prefix) => table.range(bounds(from, to, prefix))?,
+    };
     let mut output = Output::new();
     let mut line = Vec::new();
     let mut left = args.limit.unwrap_or(u64::MAX);
@@ -165,7 +160,7 @@ fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
 pub(crate) fn export(args: &Export) -> Result<Ending, Failure> {
     let db = tables::open(&args.dir)?;
     let table = db.open_table(&args.table)?;
-    let mut rows = table.range(..)?;
+    let mut rows = table.rows()?;
     let mut output = Output::new();
     let mut line = Vec::new();
     let mut others = 0;

@@ -22,13 +22,19 @@ pub(crate) fn open_or_create(dir: &Path) -> Result<Database, Failure> {
     Ok(Options::new().open(dir)?)
 }
 
-/// Opens or makes a table that rows are written to.
-pub(crate) fn writable(db: &Database, name: &str, kind: Index) -> Result<Table, Failure> {
+/// Opens or makes a table that rows are written to. `wanted`: the kind that it must have; else a table that
+/// exists may have any, and a new one is a B-tree.
+pub(crate) fn writable(db: &Database, name: &str, wanted: Option<Index>) -> Result<Table, Failure> {
     if name == NOTES {
         let what = format!("{NOTES} holds what import notes about tables; take another name");
         return Err(Failure::Usage(what));
     }
-    Ok(db.table(name, kind)?)
+    Ok(match (wanted, db.open_table(name)) {
+        (None, Ok(table)) => table,
+        (None, Err(Error::UnknownTable { .. })) => db.table(name, Index::BTree)?,
+        (None, Err(error)) => return Err(error.into()),
+        (Some(kind), _) => db.table(name, kind)?,
+    })
 }
 
 /// What the keys of a table are made of, if that was noted.

@@ -9,6 +9,7 @@
 
 mod formats;
 mod import;
+mod kinds;
 mod place;
 mod report;
 mod rows;

@@ -125,6 +125,15 @@ impl GroupWrites for [GroupWrite<'_>] {
     }
 }
 
+impl<const N: usize> GroupWrites for [GroupWrite<'_>; N] {
+    fn len(&self) -> usize {
+        N
+    }
+    fn get(&self, i: usize) -> GroupWrite<'_> {
+        self[i]
+    }
+}
+
 /// A write that only waits to be applied. Dropping it changes nothing.
 pub trait PreparedWrite {
     /// What the key holds now.
@@ -140,6 +149,7 @@ pub trait PreparedWrite {
 }
 
 /// Writes to pages that are latched, waiting to be applied. Dropping it changes nothing.
+#[expect(clippy::len_without_is_empty, reason = "never empty")]
 pub trait PreparedGroup {
     /// How many writes, from the first one on, it holds: one at least.
     fn len(&self) -> usize;

@@ -110,7 +110,7 @@ impl Store {
                         children.dedup();
                         children.retain(|child| *child != PageId::NONE);
                         self.logic.overflow(tree.table, page.level(), page.body(), &mut |range| {
-                            overflow.push(range)
+                            overflow.push(range);
                         });
                         break;
                     }

@@ -4,18 +4,60 @@ use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
 use super::image::{self, Address, Codec, kind};
 use super::segment::is_not_found;
 use super::{Store, count};
-use esker_base::sync::Ordering;
-use esker_base::{Error, PageId, Result};
+use esker_base::sync::{Backoff, Ordering};
+use esker_base::{Error, PageId, Result, SegmentId};
 use esker_index::pages::View;
 use esker_io::ReadRequest;
 use std::time::Duration;
 
-/// Frames tried per sweep of eviction, at most this many times the frames wanted.
-const SWEEP_FACTOR: usize = 64;
 /// Frames evicted at a time by who finds none free.
 const EVICT_BATCH: usize = 8;
 /// A waiter gives up after this long without a free frame.
 const FRAME_WAIT: Duration = Duration::from_millis(50);
+
+/// What became of a frame that was to be evicted.
+enum Evicted {
+    Yes,
+    /// It was used, or is in use.
+    Later,
+    NotClean,
+}
+
+/// Images next to each other, read at once.
+#[derive(Debug)]
+struct Stretch {
+    segment: SegmentId,
+    offset: u32,
+    bytes: u32,
+    sources: std::ops::Range<usize>,
+}
+
+/// Sorts by place, and finds what lies together.
+fn stretches(sources: &mut [Source]) -> Vec<Stretch> {
+    const BYTES_MAX: u32 = 256 << 10;
+    const GAP_BYTES_MAX: u32 = 4096;
+    sources.sort_by_key(|source| (source.address.segment, source.address.offset));
+    let mut all: Vec<Stretch> = Vec::new();
+    for (i, Source { address, .. }) in sources.iter().enumerate() {
+        let end = address.offset + u32::from(address.bytes);
+        if let Some(last) = all.last_mut()
+            && last.segment == address.segment
+            && address.offset <= last.offset + last.bytes + GAP_BYTES_MAX
+            && end - last.offset <= BYTES_MAX
+        {
+            last.bytes = last.bytes.max(end - last.offset);
+            last.sources.end = i + 1;
+            continue;
+        }
+        all.push(Stretch {
+            segment: address.segment,
+            offset: address.offset,
+            bytes: u32::from(address.bytes),
+            sources: i..i + 1,
+        });
+    }
+    all
+}
 
 /// What a page is loaded from.
 #[derive(Clone, Copy, Debug)]
@@ -48,16 +90,21 @@ impl Store {
             }
         }
         let first = pages[0];
-        let mut requests = Vec::with_capacity(sources.len());
-        for source in &sources {
-            match self.files.get(source.address.segment) {
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let stretches = stretches(&mut sources);
+        let mut requests = Vec::with_capacity(stretches.len());
+        for stretch in &stretches {
+            match self.files.get(stretch.segment) {
                 Ok(file) => requests.push(ReadRequest::new(
                     file,
-                    u64::from(source.address.offset),
-                    usize::from(source.address.bytes),
+                    u64::from(stretch.offset),
+                    stretch.bytes as usize,
                 )),
-                // The page moved and its segment went meanwhile: look again.
+                // A page moved and its segment went meanwhile: look again.
                 Err(error) if is_not_found(&error) => {
+                    let source = &sources[stretch.sources.start];
                     if self.still_at(source)? {
                         return Err(image::bad_image(source.address, "the segment is missing"));
                     }
@@ -66,25 +113,35 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        if requests.is_empty() {
-            return Ok(());
-        }
         self.disk.read_batch(&mut requests);
         let mut codec = Codec::new(self.database);
-        for (source, request) in sources.iter().zip(requests) {
-            let outcome = request
-                .result
-                .map_err(|error| match error {
-                    Error::Io { source: io, .. }
-                        if io.kind() == std::io::ErrorKind::UnexpectedEof =>
-                    {
-                        image::bad_image(source.address, "the segment ends before it")
-                    }
-                    error => error,
-                })
-                .and_then(|()| self.bring_in(&mut codec, source, &request.buf));
-            if source.page == first {
-                outcome?;
+        for (stretch, request) in stretches.iter().zip(requests) {
+            let whole = request.result.is_ok();
+            let mut failed = Some(request.result);
+            for source in &sources[stretch.sources.clone()] {
+                let outcome = if whole {
+                    let at = (source.address.offset - stretch.offset) as usize;
+                    let image = &request.buf[at..at + usize::from(source.address.bytes)];
+                    count(&self.counters.page_reads, 1);
+                    count(&self.counters.page_read_bytes, u64::from(source.address.bytes));
+                    self.bring_in(&mut codec, source, image)
+                } else if stretch.sources.len() > 1 {
+                    // What stands in the way of one must not keep the others from being read.
+                    self.read_image(source.address)
+                        .and_then(|image| self.bring_in(&mut codec, source, &image))
+                } else {
+                    failed.take().unwrap_or(Ok(())).map_err(|error| match error {
+                        Error::Io { source: io, .. }
+                            if io.kind() == std::io::ErrorKind::UnexpectedEof =>
+                        {
+                            image::bad_image(source.address, "the segment ends before it")
+                        }
+                        error => error,
+                    })
+                };
+                if source.page == first {
+                    outcome?;
+                }
             }
         }
         Ok(())
@@ -188,6 +245,9 @@ impl Store {
         if unmoved && !taken {
             self.frames.header(frame).page.store(page.0, Ordering::Release);
             shard.insert(page.0, frame);
+            drop(shard);
+            drop(state);
+            self.note_clean(frame);
         } else {
             // Somebody else brought it in, or the caller will find it missing and ask again.
             drop(shard);
@@ -201,6 +261,7 @@ impl Store {
     /// lock.
     pub(crate) fn take_frame(&self) -> Result<FrameId> {
         let mut rounds = 0;
+        let mut backoff = Backoff::default();
         loop {
             if let Some(frame) = self.frames.take() {
                 return Ok(frame);
@@ -210,6 +271,12 @@ impl Store {
             if self.evict(EVICT_BATCH) == EVICT_BATCH {
                 continue;
             }
+            if self.frames.available() > 0 && backoff.is_short() {
+                // Some are free, but for readers who may still look at them: those are quick.
+                backoff.wait();
+                continue;
+            }
+            backoff = Backoff::default();
             rounds += 1;
             count(&self.counters.frame_stalls, 1);
             self.relieve((self.frames.count() as usize / 8).clamp(EVICT_BATCH, 64))?;
@@ -239,7 +306,7 @@ impl Store {
 
     /// Pages that may be read ahead at a time: with more, those needed first would be pushed out again.
     pub(crate) fn read_ahead_max(&self) -> usize {
-        const PAGES_MAX: usize = 128;
+        const PAGES_MAX: usize = 256;
         (self.frames.count() as usize / 16).min(PAGES_MAX)
     }
 
@@ -248,42 +315,74 @@ impl Store {
         self.frames.count() as usize * 15 / 100
     }
 
-    /// Evicts up to `want` clean pages that were not used lately; returns how many.
+    /// A frame's page has become clean, or came in: it may be evicted, in its turn.
+    pub(crate) fn note_clean(&self, frame: FrameId) {
+        self.clean.lock().push_back(frame);
+    }
+
+    /// Evicts up to `want` clean pages that were not used lately; returns how many. A clock (second chance) over
+    /// the clean pages.
     pub(crate) fn evict(&self, want: usize) -> usize {
-        let frames = self.frames.count();
+        /// Frames taken off the queue at a time.
+        const BATCH: usize = 32;
         let mut evicted = 0;
-        let sweep = (want * SWEEP_FACTOR).max(frames as usize / 4).min(frames as usize * 2 + 2);
-        for _ in 0..sweep {
-            if evicted >= want {
+        // Each frame gets its second chance once.
+        let mut left = self.clean.lock().len() * 2;
+        let mut batch: Vec<FrameId> = Vec::with_capacity(BATCH);
+        while evicted < want && left > 0 {
+            {
+                let mut clean = self.clean.lock();
+                let n = BATCH.min(left).min(clean.len());
+                batch.extend(clean.drain(..n));
+            }
+            if batch.is_empty() {
                 break;
             }
-            let frame = self.evict_hand.fetch_add(1, Ordering::Relaxed) % frames;
-            let header = self.frames.header(frame);
-            let page = PageId(header.page.load(Ordering::Relaxed));
-            let state = header.state.load(Ordering::Relaxed);
-            if page == PageId::NONE || state & (DIRTY | WRITING | PINNED) != 0 {
-                continue;
+            left -= batch.len();
+            let mut kept: Vec<FrameId> = Vec::with_capacity(BATCH);
+            for frame in batch.drain(..) {
+                if evicted == want {
+                    kept.push(frame);
+                    continue;
+                }
+                match self.try_evict(frame) {
+                    Evicted::Yes => evicted += 1,
+                    Evicted::Later => kept.push(frame),
+                    Evicted::NotClean => {}
+                }
             }
-            if state & REFERENCED != 0 {
-                header.clear(REFERENCED);
-                continue;
-            }
-            if !header.try_latch_exclusive() {
-                continue;
-            }
-            let still = header.page_id() == page && !header.has(DIRTY | WRITING | PINNED);
-            if still {
-                header.page.store(0, Ordering::Release);
-                self.resident.remove(page, frame);
-            }
-            header.unlatch_exclusive();
-            if still {
-                self.frames.retire(frame);
-                evicted += 1;
-            }
+            self.clean.lock().extend(kept);
         }
         count(&self.counters.evictions, evicted as u64);
         evicted
+    }
+
+    fn try_evict(&self, frame: FrameId) -> Evicted {
+        let header = self.frames.header(frame);
+        let page = PageId(header.page.load(Ordering::Relaxed));
+        let state = header.state.load(Ordering::Relaxed);
+        // It comes back into the queue when it has been written.
+        if page == PageId::NONE || state & (DIRTY | WRITING | PINNED) != 0 {
+            return Evicted::NotClean;
+        }
+        if state & REFERENCED != 0 {
+            header.clear(REFERENCED);
+            return Evicted::Later;
+        }
+        if !header.try_latch_exclusive() {
+            return Evicted::Later;
+        }
+        let still = header.page_id() == page && !header.has(DIRTY | WRITING | PINNED);
+        if still {
+            header.page.store(0, Ordering::Release);
+            self.resident.remove(page, frame);
+        }
+        header.unlatch_exclusive();
+        if !still {
+            return Evicted::NotClean;
+        }
+        self.frames.retire(frame);
+        Evicted::Yes
     }
 
     /// Appends an overflow page's content to `out`: up to `bytes` bytes.

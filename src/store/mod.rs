@@ -30,7 +30,7 @@ pub(crate) mod superblock;
 pub(crate) mod versions;
 pub(crate) mod write_out;
 
-use esker_base::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
+use esker_base::sync::{Arc, AtomicU64, Mutex, Ordering};
 use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
 use esker_io::Disk;
 use frame::{FrameId, Frames};
@@ -288,6 +288,9 @@ pub(crate) struct Store {
     // See the module's docs for their order.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) state: Mutex<State>,
+    /// Frames that hold a clean page, the next to be evicted first: the hand of the clock goes over these only. A frame
+    /// whose page became dirty, or was given up, is dropped when it is met. Innermost.
+    pub(crate) clean: Mutex<VecDeque<FrameId>>,
     // Atomic.
     /// The newest commit that readers may see.
     pub(crate) published: AtomicU64,
@@ -297,7 +300,6 @@ pub(crate) struct Store {
     pub(crate) written_bytes: AtomicU64,
     /// Bytes of live images at the last checkpoint.
     pub(crate) live_bytes: AtomicU64,
-    pub(crate) evict_hand: AtomicU32,
     pub(crate) disk_reserve: disk_reserve::DiskReserve,
 }
 
@@ -327,6 +329,7 @@ impl Store {
                 hand: 0,
             }),
             state: Mutex::new(state),
+            clean: Mutex::new(VecDeque::new()),
             resident: Resident::new(),
             versions: Versions::new(),
             counters: Counters::default(),
@@ -334,7 +337,6 @@ impl Store {
             dirtied: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
             live_bytes,
-            evict_hand: AtomicU32::new(0),
             disk_reserve: disk_reserve::DiskReserve::default(),
             disk,
             database,

@@ -559,6 +559,8 @@ impl<'s> TurnPages for TurnSession<'s> {
 pub(crate) struct BuildReserve {
     pub(crate) frames: Vec<FrameId>,
     pub(crate) ids: (u64, u64),
+    /// Pages built and not written yet, in order.
+    pub(crate) built: Vec<FrameId>,
 }
 
 /// Building pages outside the turn, on behalf of one table.
@@ -672,10 +674,12 @@ impl<'s> BuildPages for BuildSession<'s> {
         page.kept = true;
         let store = self.session.store;
         let header = store.frames.header(page.frame);
-        header.state.store(DIRTY | REFERENCED, Ordering::Relaxed);
+        // Not referenced: merges must not push out what readers use.
+        header.state.store(DIRTY, Ordering::Relaxed);
         header.page.store(page.page.0, Ordering::Release);
         count(&store.dirtied, 1);
         store.resident.insert(page.page, page.frame);
+        self.reserve.borrow_mut().built.push(page.frame);
         ChildWord::pack(page.page, page.frame)
     }
 }

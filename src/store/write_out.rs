@@ -165,7 +165,11 @@ impl Store {
             header.set_address(address);
             header.clear(WRITING);
         }
+        let is_clean = header.page_id() == page && !header.has(DIRTY);
         header.unlatch_shared();
+        if is_clean {
+            self.note_clean(frame);
+        }
     }
 
     /// Gives up what is in the buffers: the pages are dirty again.
@@ -238,8 +242,9 @@ impl Store {
             if state & DIRTY == 0 || header.page.load(Ordering::Relaxed) == 0 {
                 continue;
             }
-            // First round: leave alone what was used since the eviction hand came by.
+            // First round: leave alone what was used since the hand came by.
             if step < u64::from(count) && state & REFERENCED != 0 {
+                header.clear(REFERENCED);
                 continue;
             }
             written += usize::from(self.stage_or_abandon(writer, None)?);
@@ -249,6 +254,19 @@ impl Store {
         }
         self.flush(writer)?;
         Ok(written)
+    }
+
+    /// Writes pages that were built one after the other, in that order: whoever reads them in order later
+    /// reads long stretches. Those that were written or given up meanwhile are passed over.
+    pub(crate) fn write_built(&self, built: &mut Vec<FrameId>) -> Result<()> {
+        let mut writer = self.lock_writer();
+        for frame in built.drain(..) {
+            self.stage_or_abandon(&mut writer, Some(frame))?;
+            if writer.fresh.is_full() {
+                self.flush(&mut writer)?;
+            }
+        }
+        self.flush(&mut writer)
     }
 
     /// Stages the page at the hand (or in `frame`); on an error gives up the whole buffer.

@@ -26,6 +26,7 @@ enum Shape {
 
 #[derive(Clone, Copy, Debug)]
 struct Workload {
+    kind: Index,
     shape: Shape,
     isolation: Isolation,
     threads: u64,
@@ -36,6 +37,7 @@ struct Workload {
 }
 
 const USUAL: Workload = Workload {
+    kind: Index::BTree,
     shape: Shape::Value,
     isolation: Isolation::Serializable,
     threads: 4,
@@ -43,6 +45,8 @@ const USUAL: Workload = Workload {
     keys: 4,
     validate: true,
 };
+
+const KINDS: [Index; 3] = [Index::BTree, Index::Hash, Index::Fractal];
 
 /// Little memory, so that pages come and go while transactions run.
 fn database() -> Database {
@@ -86,14 +90,14 @@ fn append(
 
 /// Runs a workload and gives what was seen, a last read of everything included.
 fn record(seed: u64, workload: Workload) -> Vec<Event> {
-    let Workload { shape, keys, .. } = workload;
+    let Workload { kind, shape, keys, .. } = workload;
     let db = database();
     if !workload.validate {
         db.switch_validation_off_to_test_the_history_checker();
     }
-    let table = db.table("lists", Index::BTree).unwrap();
+    let table = db.table("lists", kind).unwrap();
     // Neighbours, so that keys do not all lie in one leaf.
-    let ballast = db.table("ballast", Index::BTree).unwrap();
+    let ballast = db.table("ballast", kind).unwrap();
     for n in 0..300u16 {
         ballast.put(n.to_be_bytes(), [n as u8; 300]).unwrap();
     }
@@ -181,24 +185,37 @@ fn expect(seeds: u64, workload: Workload, level: Level) {
 
 #[test]
 fn lists_in_rows_are_serializable() {
-    expect(12, USUAL, Level::Serializable);
+    for kind in KINDS {
+        expect(6, Workload { kind, ..USUAL }, Level::Serializable);
+    }
 }
 
 #[test]
 fn lists_of_rows_are_serializable() {
-    expect(12, Workload { shape: Shape::Rows, ..USUAL }, Level::Serializable);
+    for kind in [Index::BTree, Index::Fractal] {
+        expect(6, Workload { kind, shape: Shape::Rows, ..USUAL }, Level::Serializable);
+    }
 }
 
 #[test]
 fn registers_are_serializable() {
-    expect(12, Workload { shape: Shape::Register, keys: 6, ..USUAL }, Level::Serializable);
+    for kind in KINDS {
+        let workload = Workload { kind, shape: Shape::Register, keys: 6, ..USUAL };
+        expect(6, workload, Level::Serializable);
+    }
 }
 
 #[test]
 fn snapshot_isolation_is_kept_where_it_was_asked_for() {
-    for shape in [Shape::Value, Shape::Rows, Shape::Register] {
-        let workload = Workload { shape, isolation: Isolation::Snapshot, ..USUAL };
-        expect(6, workload, Level::Snapshot);
+    for (kind, shape) in [
+        (Index::BTree, Shape::Value),
+        (Index::Hash, Shape::Value),
+        (Index::Fractal, Shape::Rows),
+        (Index::BTree, Shape::Register),
+        (Index::Fractal, Shape::Register),
+    ] {
+        let workload = Workload { kind, shape, isolation: Isolation::Snapshot, ..USUAL };
+        expect(4, workload, Level::Snapshot);
     }
 }
 
@@ -281,7 +298,8 @@ fn every_reader_sees_the_same_sum() {
     const ACCOUNTS: u64 = 40;
     const SUM: i64 = 1000 * ACCOUNTS as i64;
     let db = database();
-    let tables = [0, 1].map(|n| db.table(&format!("bank-{n}"), Index::BTree).unwrap());
+    let kinds = [Index::Hash, Index::Fractal];
+    let tables = [0, 1].map(|n| db.table(&format!("bank-{n}"), kinds[n]).unwrap());
     let account = |n: u64| (&tables[(n % 2) as usize], n.to_be_bytes());
     for n in 0..ACCOUNTS {
         let (table, key) = account(n);
@@ -308,14 +326,14 @@ fn every_reader_sees_the_same_sum() {
             0 => {
                 let snapshot = db.snapshot();
                 std::thread::yield_now();
-                let rows = tables.iter().flat_map(|table| snapshot.range(table, ..).unwrap());
+                let rows = tables.iter().flat_map(|table| snapshot.rows(table).unwrap());
                 rows.map(|row| amount(row.unwrap().value())).sum()
             }
             1 => db
                 .transact(|tx| {
                     let mut sum = 0;
                     for table in &tables {
-                        for row in tx.range(table, ..)? {
+                        for row in tx.rows(table)? {
                             sum += amount(&row?.1);
                         }
                     }

@@ -44,6 +44,13 @@ impl TreeCursor {
         }
     }
 
+    /// Everything is going to be read: asks for as much as it may at once, from the start.
+    #[must_use]
+    pub fn eager(mut self) -> Self {
+        self.window = READ_AHEAD_MAX;
+        self
+    }
+
     /// Goes on, forward, at the first key from `low` on, if that is further on.
     pub fn seek(&mut self, low: &[u8]) {
         debug_assert!(self.direction == Direction::Forward, "only forward");
@@ -56,7 +63,9 @@ impl TreeCursor {
         }
     }
 
-    /// Where the next leaf begins (or, backward, ends); false if the range ends with this one.
+    /// Where the next leaf begins (or, backward, ends; `None` inside: at the end of the tree); `None` if the range ends
+    /// with this one.
+    #[expect(clippy::option_option, reason = "no next leaf, and a next leaf without a bound")]
     fn bound(&self) -> Option<Option<Vec<u8>>> {
         match (self.direction, self.started) {
             (Direction::Forward, false) => Some(Some(self.low.clone())),
@@ -133,7 +142,11 @@ impl Cursor for TreeCursor {
         out: &mut Vec<PageId>,
     ) -> Step<()> {
         let Some(bound) = self.bound() else { return Ok(()) };
-        let window = if self.started { (self.window * 2).min(READ_AHEAD_MAX) } else { 1 };
+        let window = match (self.started, self.window) {
+            (_, READ_AHEAD_MAX) => READ_AHEAD_MAX,
+            (true, window) => (window * 2).min(READ_AHEAD_MAX),
+            (false, _) => 1,
+        };
         upcoming(pages, root, view, bound.as_deref(), window, self.direction, out)?;
         self.window = window;
         Ok(())

@@ -135,7 +135,7 @@ impl Kind for Fractal {
         high: Option<&[u8]>,
         total: u64,
     ) -> Step<u64> {
-        self.estimate(pages, root, view, low, high, total)
+        super::estimate::estimate(pages, root, view, low, high, total)
     }
 
     type Check = FractalCheck;

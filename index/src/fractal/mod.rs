@@ -19,7 +19,10 @@
 //! | `read` | following a key down |
 //! | `write` | the memtable, and how it becomes a run |
 //! | `scan` | rows of a range, merged from all runs |
-//! | `work` | background work: which, step by step, and its end in a turn |
+//! | `work` | background work, step by step, and its end in a turn |
+//! | `choose` | what to do next |
+//! | `filter_job`, `merge_job` | a filter for a run; a flush or a merge |
+//! | `estimate` | about how many rows a range has |
 //! | `plan` | new children for a node, and what to do when they do not fit |
 //! | `check` | a walk that checks everything |
 //!
@@ -38,7 +41,11 @@
 //! size-tiered B^ε-tree as described there, without branches shared between nodes.
 
 mod check;
+mod choose;
+mod estimate;
+mod filter_job;
 mod kind;
+mod merge_job;
 mod node;
 mod plan;
 mod read;
@@ -90,6 +97,10 @@ impl FractalConfig {
         const RUNS_MAX: usize = 16;
         (self.content_bytes / 3 / RUN_COST_BYTES).clamp(4, RUNS_MAX)
     }
+    /// Runs of a lowest node at which it may be merged, in its turn.
+    pub(crate) fn runs_lowest(&self) -> usize {
+        (self.runs_hard() / 4).max(2)
+    }
     /// Bytes of a node's page that its children may take.
     pub(crate) fn children_bytes_max(&self) -> usize {
         self.content_bytes - FIXED_COST_BYTES - (self.runs_hard() + 2) * RUN_COST_BYTES
@@ -108,6 +119,8 @@ pub struct Fractal {
     filled_bytes: AtomicU64,
     /// Runs of the root, as last seen.
     root_runs: AtomicU64,
+    /// Lowest nodes that are to be merged before the root is flushed again.
+    quota: AtomicU64,
     /// A large value was put into the memtable, or may have been before this start.
     has_large: AtomicBool,
     job: Mutex<Job>,
@@ -120,6 +133,7 @@ impl Fractal {
             config,
             filled_bytes: AtomicU64::new(0),
             root_runs: AtomicU64::new(0),
+            quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
             job: Mutex::new(Job::default()),
         }

@@ -7,7 +7,7 @@
 //! | runs: 32 bytes each | children: 8 bytes each | pivots, one after the other |
 //!
 //! run   = rows u64 | tombstones u64 | pages u32 | level u8 | flags u8 | 0 (10 bytes)
-//! child = pages u32 | runs u8 | flags u8 | end u16
+//! child = pages u32 | runs u8 | level u8 | end u16
 //! words = [memtable, its ranges,] (tree, filter, ranges) of each run, children
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! ends, counted from the first (0 for the first child, which has none). `level` is 255 if the root of the tree says it:
 //! the tree was a memtable. A word without a page says that there is none.
 
-use crate::btree::{set_u16, u16_at};
+use crate::btree::{LEVELS_MAX, set_u16, u16_at};
 use crate::pages::ChildWord;
 use crate::run::RunRef;
 use esker_base::PageId;
@@ -299,6 +299,14 @@ pub(crate) fn check_node(level: u8, words: usize, body: &[u8]) -> Result<(), Str
     let node = Node::new(body);
     let keys = body.get(node.keys_at()..node.keys_at() + u16_at(body, 6));
     let keys = keys.ok_or_else(|| format!("{runs} runs and {children} children do not fit"))?;
+    for i in 0..runs {
+        let record = node.run_at(i);
+        let (level, flags) = (record[20], record[21]);
+        let has_level = level <= LEVELS_MAX || level == LEVEL_UNKNOWN;
+        if !has_level || flags & !(FLAG_LARGE | FLAG_FROZEN) != 0 || record[22..] != [0; 10] {
+            return Err(format!("run {i} is of level {level}, with flags {flags}"));
+        }
+    }
     let (mut start, mut before, mut highest): (usize, &[u8], u8) = (0, b"", NODE_LEVEL - 1);
     for i in 0..children {
         let (level, end) = (node.child_at(i)[5], u16_at(node.child_at(i), 6));

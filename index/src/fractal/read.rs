@@ -27,15 +27,25 @@ pub(crate) struct Search<'k, F> {
     f: Cell<Option<F>>,
 }
 
-/// Reads a node and checks that it is one.
+/// Reads the root, or a node of which nothing is known.
 pub(crate) fn read_node<'a, P: Pages>(
     pages: &'a P,
     word: &ChildWord,
     view: View,
 ) -> Step<P::Read<'a>> {
+    read_below(pages, word, view, NODE_LEVEL_MAX + 1)
+}
+
+/// Reads a node and checks that it is one, of a level below `parent`: so every way down ends.
+pub(crate) fn read_below<'a, P: Pages>(
+    pages: &'a P,
+    word: &ChildWord,
+    view: View,
+    parent: u8,
+) -> Step<P::Read<'a>> {
     let page = pages.read(word, view)?;
-    if !(NODE_LEVEL..=NODE_LEVEL_MAX).contains(&page.level()) {
-        let detail = format!("level {}, a trunk node was expected", page.level());
+    if !(NODE_LEVEL..parent).contains(&page.level()) {
+        let detail = format!("level {}, a trunk node below {parent} was expected", page.level());
         return Err(Stop::Corrupt { page: page.id(), detail });
     }
     Ok(page)
@@ -98,7 +108,8 @@ impl<'k, F> Search<'k, F> {
         F: FnOnce(Option<Value<'_>>, CommitNo) -> T,
     {
         let moved = || self.view == View::Current && !all_current(pages, above);
-        let page = match read_node(pages, word, self.view) {
+        let parent = above.map_or(NODE_LEVEL_MAX + 1, |above| above.page.level());
+        let page = match read_below(pages, word, self.view, parent) {
             // A page that the trunk has given up may be anything by now.
             Err(Stop::Missing(_) | Stop::Corrupt { .. }) if moved() => return Err(Stop::Moved),
             read => read?,
@@ -189,9 +200,8 @@ impl<'k, F> Search<'k, F> {
         let covers = ranges::covers(pages, word, self.view, self.key);
         let current = || self.view != View::Current || all_current(pages, Some(here));
         match covers {
-            Err(Stop::Missing(_) | Stop::Corrupt { .. }) if !current() => Err(Stop::Moved),
+            Ok(_) | Err(Stop::Missing(_) | Stop::Corrupt { .. }) if !current() => Err(Stop::Moved),
             Err(stop) => Err(stop),
-            Ok(_) if !current() => Err(Stop::Moved),
             Ok((covered, changed_at)) => {
                 if changes {
                     self.note(changed_at);

@@ -1,7 +1,7 @@
 //! Scans: one lowest node after the other, the rows of everything above it and of itself merged.
 
 use super::node::{Node, NodeParts};
-use super::read::read_node;
+use super::read::{read_below, read_node};
 use crate::btree::leaf::Leaf;
 use crate::kind::{Ahead, Cursor, Direction, Value};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
@@ -85,7 +85,7 @@ impl FractalCursor {
             if child + 1 < node.children() {
                 opening.high = Some(node.pivot(child + 1).to_vec());
             }
-            let next = read_node(pages, &words[node.child_word(child)], view)?;
+            let next = read_below(pages, &words[node.child_word(child)], view, page.level())?;
             page = next;
         }
     }

@@ -6,12 +6,13 @@ use super::read::{Search, read_node};
 use crate::btree::{self, leaf};
 use crate::kind::{
     Existing, GroupWrite, GroupWrites, Handle, Look, PreparedGroup, PreparedRange, PreparedWrite,
-    Value,
+    Value, max_key_bytes,
 };
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 use crate::run::{RunRef, edit_leaf};
 use esker_base::PageId;
 use esker_base::sync::Ordering;
+use std::borrow::Cow;
 
 /// Bytes of a row in a leaf beside its key and value.
 const ROW_BYTES: usize = 14;
@@ -142,12 +143,20 @@ impl Fractal {
         loop {
             let (tree, ranges) = self.memtable(pages, root)?;
             if ranges.page() == PageId::NONE {
-                self.make_ranges(pages, root)?;
+                make_ranges(pages, root)?;
                 continue;
             }
             let list = pages.write(&ranges)?;
             let mut body = vec![0; list.body().len()];
-            if !edit_leaf(list.body(), low, high, &mut body) {
+            // Boundaries lie in pages as keys do, and may be no longer.
+            let bytes_max = max_key_bytes(pages.content_bytes());
+            let (from, to) = match (shortened(low, bytes_max), high) {
+                // No key is as high: nothing goes.
+                (None, _) => (Cow::Borrowed(low), Some(Cow::Borrowed(low))),
+                (Some(low), None) => (low, None),
+                (Some(low), Some(high)) => (low, shortened(high, bytes_max)),
+            };
+            if !edit_leaf(list.body(), &from, to.as_deref(), &mut body) {
                 drop(list);
                 // A run's list is its own; the next memtable begins without one.
                 if !self.freeze(pages, root, usize::MAX)? {
@@ -159,21 +168,34 @@ impl Fractal {
             return Ok(FractalRange { fractal: self, rows, list, body });
         }
     }
+}
 
-    /// Gives the memtable an empty list of ranges.
-    fn make_ranges<P: TurnPages>(&self, pages: &P, root: &ChildWord) -> Step<()> {
-        let page = read_node(pages, root, View::Current)?;
-        let mut parts = NodeParts::of(page.words(), page.body());
-        let mut list = pages.create(0, 0)?;
-        leaf::init(list.body_mut(), b"", None);
-        let word = ChildWord::pack(list.id(), ChildWord::NO_HINT);
-        parts.memtable = parts.memtable.map(|(tree, _)| (tree, word));
-        let mut new = pages.replace(page.id(), parts.level(), parts.words())?;
-        parts.write(new.parts_mut());
-        pages.publish(list);
-        pages.publish(new);
-        Ok(())
+/// A bound of at most `bytes_max` bytes that has the same keys below it; `None` if all keys are below. Bounds may be
+/// longer than any key: by a byte to include one, and by anything as users give them.
+fn shortened(bound: &[u8], bytes_max: usize) -> Option<Cow<'_, [u8]>> {
+    if bound.len() <= bytes_max {
+        return Some(Cow::Borrowed(bound));
     }
+    // Its beginning is the highest key below it; the next one differs from that in its last byte that can be higher.
+    let mut next = bound[..bytes_max].to_vec();
+    while next.pop_if(|last| *last == 0xff).is_some() {}
+    *next.last_mut()? += 1;
+    Some(Cow::Owned(next))
+}
+
+/// Gives the memtable an empty list of ranges.
+fn make_ranges<P: TurnPages>(pages: &P, root: &ChildWord) -> Step<()> {
+    let page = read_node(pages, root, View::Current)?;
+    let mut parts = NodeParts::of(page.words(), page.body());
+    let mut list = pages.create(0, 0)?;
+    leaf::init(list.body_mut(), b"", None);
+    let word = ChildWord::pack(list.id(), ChildWord::NO_HINT);
+    parts.memtable = parts.memtable.map(|(tree, _)| (tree, word));
+    let mut new = pages.replace(page.id(), parts.level(), parts.words())?;
+    parts.write(new.parts_mut());
+    pages.publish(list);
+    pages.publish(new);
+    Ok(())
 }
 
 /// What older runs have for a key, if that was asked for.

@@ -13,6 +13,8 @@ struct Esker {
 pub fn open(name: &str, c: &Cfg) -> Result<Box<dyn Store>> {
     let kind = match name {
         "esker-btree" => Index::BTree,
+        "esker-hash" => Index::Hash,
+        "esker-fractal" => Index::Fractal,
         _ => return Err(format!("{name}: no such kind of index").into()),
     };
     let durability = if c.durable { Durability::Sync } else { Durability::Os };
@@ -24,6 +26,7 @@ pub fn open(name: &str, c: &Cfg) -> Result<Box<dyn Store>> {
 struct EskerSession<'a> {
     db: &'a Database,
     table: Table,
+    ordered: bool,
 }
 
 impl Session for EskerSession<'_> {
@@ -56,7 +59,12 @@ impl Session for EskerSession<'_> {
         limit: usize,
         f: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<usize> {
-        let mut rows = self.table.range(start..)?;
+        // A hash has no ranges: only whole scans are asked of it.
+        let mut rows = if start.is_empty() || !self.ordered {
+            self.table.rows()?
+        } else {
+            self.table.range(start..)?
+        };
         let mut count = 0;
         while let Some((key, value)) = rows.next_row()? {
             count += 1;
@@ -69,8 +77,16 @@ impl Session for EskerSession<'_> {
 }
 
 impl Store for Esker {
+    fn ordered(&self) -> bool {
+        self.table.kind() != Index::Hash
+    }
+
     fn session<'a>(&'a self) -> Result<Box<dyn Session + 'a>> {
-        Ok(Box::new(EskerSession { db: &self.db, table: self.table.clone() }))
+        Ok(Box::new(EskerSession {
+            db: &self.db,
+            table: self.table.clone(),
+            ordered: self.table.kind() != Index::Hash,
+        }))
     }
 
     fn bulk_load(&self, rows: &mut Rows<'_>) -> Result<()> {

@@ -48,7 +48,11 @@ impl Source {
         let (page, hint) = (ChildWord::page_of(source.tree), ChildWord::hint_of(source.tree));
         Self {
             tree: ChildWord::new(page, hint),
-            cursor: TreeCursor::new(low, high, config.direction),
+            // A merge reads its sources to their ends; a scan may stop at any row.
+            cursor: match TreeCursor::new(low, high, config.direction) {
+                cursor if config.report_large => cursor.eager(),
+                cursor => cursor,
+            },
             shadow,
             may_skip: !(config.report_large && source.has_large),
             is_mixed: source.has_large || source.has_tombstones,

@@ -1,17 +1,17 @@
 //! What a database should hold: plain maps, cheap to copy.
 
-use super::script::Bounds;
+use crate::script::Bounds;
 use esker::{Database, Result};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// The rows of a table.
-pub(crate) type Rows = BTreeMap<Vec<u8>, Arc<[u8]>>;
+pub type Rows = BTreeMap<Vec<u8>, Arc<[u8]>>;
 
 /// All tables with all rows. Copies share what they have in common.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct State {
+pub struct State {
     tables: BTreeMap<String, Table>,
 }
 
@@ -24,47 +24,54 @@ struct Table {
 
 /// A write, in bytes.
 #[derive(Clone, Debug)]
-pub(crate) enum Change {
+pub enum Change {
+    /// A row.
     Put(Vec<u8>, Vec<u8>),
+    /// A key goes.
     Delete(Vec<u8>),
+    /// All keys of a range go.
     DeleteRange(Bounds),
 }
 
 impl State {
-    pub(crate) fn create(&mut self, name: &str, generation: u64) {
+    /// Adds an empty table.
+    pub fn create(&mut self, name: &str, generation: u64) {
         self.tables.insert(name.to_owned(), Table { generation, rows: Arc::default() });
     }
 
-    pub(crate) fn remove(&mut self, name: &str) {
+    /// Takes a table out.
+    pub fn remove(&mut self, name: &str) {
         self.tables.remove(name);
     }
 
     /// The generation of a table, if it exists.
-    pub(crate) fn generation(&self, name: &str) -> Option<u64> {
+    pub fn generation(&self, name: &str) -> Option<u64> {
         self.tables.get(name).map(|table| table.generation)
     }
 
     /// Names and generations.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub fn tables(&self) -> impl Iterator<Item = (&str, u64)> {
         self.tables.iter().map(|(name, table)| (&name[..], table.generation))
     }
 
     /// The rows of a table, if it exists with this generation.
-    pub(crate) fn rows(&self, name: &str, generation: u64) -> Option<&Rows> {
+    pub fn rows(&self, name: &str, generation: u64) -> Option<&Rows> {
         let table = self.tables.get(name)?;
         (table.generation == generation).then_some(&table.rows)
     }
 
-    pub(crate) fn get(&self, name: &str, generation: u64, key: &[u8]) -> Option<&[u8]> {
+    /// The value of a key in a table of this generation.
+    pub fn get(&self, name: &str, generation: u64, key: &[u8]) -> Option<&[u8]> {
         self.rows(name, generation)?.get(key).map(|value| &value[..])
     }
 
-    pub(crate) fn range(&self, name: &str, generation: u64, bounds: &Bounds) -> Vec<Row> {
+    /// The rows of a range of a table of this generation.
+    pub fn range(&self, name: &str, generation: u64, bounds: &Bounds) -> Vec<Row> {
         self.rows(name, generation).map_or_else(Vec::new, |rows| range(rows, bounds))
     }
 
     /// Does a write to a table that exists.
-    pub(crate) fn change(&mut self, name: &str, change: &Change) {
+    pub fn change(&mut self, name: &str, change: &Change) {
         let table = self.tables.get_mut(name).expect("the table exists");
         let rows = Arc::make_mut(&mut table.rows);
         match change {
@@ -83,7 +90,7 @@ impl State {
     }
 
     /// True if names and rows are the same, whatever the generations.
-    pub(crate) fn same_rows(&self, other: &Self) -> bool {
+    pub fn same_rows(&self, other: &Self) -> bool {
         self.tables.len() == other.tables.len()
             && self.tables.iter().zip(&other.tables).all(|((name, table), (other_name, other))| {
                 name == other_name
@@ -92,7 +99,7 @@ impl State {
     }
 
     /// Everything that a database holds, read forward.
-    pub(crate) fn read(db: &Database) -> Result<Self> {
+    pub fn read(db: &Database) -> Result<Self> {
         let mut state = Self::default();
         for table in db.tables() {
             let mut rows = Rows::new();
@@ -108,7 +115,7 @@ impl State {
     }
 
     /// The first differences, for people.
-    pub(crate) fn difference(&self, found: &Self) -> String {
+    pub fn difference(&self, found: &Self) -> String {
         let mut all = Vec::new();
         for name in self.tables.keys().chain(found.tables.keys()) {
             match (self.tables.get(name), found.tables.get(name)) {
@@ -139,10 +146,10 @@ impl State {
 }
 
 /// A row, as scans give it.
-pub(crate) type Row = (Vec<u8>, Vec<u8>);
+pub type Row = (Vec<u8>, Vec<u8>);
 
 /// The rows of a range.
-pub(crate) fn range(rows: &Rows, bounds: &Bounds) -> Vec<Row> {
+pub fn range(rows: &Rows, bounds: &Bounds) -> Vec<Row> {
     if is_empty(bounds) {
         return Vec::new();
     }
@@ -151,7 +158,7 @@ pub(crate) fn range(rows: &Rows, bounds: &Bounds) -> Vec<Row> {
 }
 
 /// True if the range can hold nothing; the standard library's maps panic at some such ranges.
-pub(crate) fn is_empty((low, high): &Bounds) -> bool {
+pub fn is_empty((low, high): &Bounds) -> bool {
     // The smallest key above another one is longer by a zero byte.
     let above = |key: &[u8]| [key, &[0]].concat();
     let low = match low {
@@ -181,7 +188,7 @@ fn contains(bounds: &Bounds, key: &[u8]) -> bool {
 }
 
 /// A value, short enough to print.
-pub(crate) fn brief(value: Option<&[u8]>) -> String {
+pub fn brief(value: Option<&[u8]>) -> String {
     value.map_or_else(
         || "nothing".to_owned(),
         |value| {

@@ -1,36 +1,31 @@
 //! Transactions that are open while other operations go on, and what their reads may have been.
 
-use super::script::{Operator, Shape, Step, Write};
-use super::state::{Change, Row, State, brief, is_empty};
-use esker::{Error, Index, Isolation, Result, Table, Transaction};
+use crate::script::{Operator, Shape, Step, Write};
+use crate::state::{Change, Row, State, brief, is_empty};
+use esker::{Error, Isolation, Result, Table, Transaction};
 use std::ops::Bound;
-
-/// True if the rows of a table have an order.
-pub(crate) fn is_ordered(table: &Table) -> bool {
-    table.kind() != Index::Hash
-}
 
 /// A table as the runner knows it.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    pub(crate) table: Table,
-    pub(crate) name: String,
-    pub(crate) generation: u64,
+pub struct Handle {
+    pub table: Table,
+    pub name: String,
+    pub generation: u64,
 }
 
 /// A transaction with all that it did.
 #[derive(Debug)]
-pub(crate) struct OpenTransaction {
-    pub(crate) tx: Transaction,
-    pub(crate) log: Log,
+pub struct OpenTransaction {
+    pub tx: Transaction,
+    pub log: Log,
 }
 
 /// What a transaction did.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub struct Log {
     isolation: Isolation,
     /// Index of the state at which it began.
-    pub(crate) begin: usize,
+    pub begin: usize,
     did: Vec<(Handle, Did)>,
 }
 
@@ -38,7 +33,7 @@ pub(crate) struct Log {
 enum Did {
     Got(Vec<u8>, Option<Vec<u8>>),
     Had(Vec<u8>, bool),
-    Scanned(super::script::Bounds, Vec<Row>),
+    Scanned(crate::script::Bounds, Vec<Row>),
     Merged(Operator, Vec<u8>, Vec<u8>),
     Wrote(Change),
     /// Read as if it were written: nobody else may write it meanwhile.
@@ -64,12 +59,12 @@ impl Did {
 }
 
 impl OpenTransaction {
-    pub(crate) fn new(tx: Transaction, isolation: Isolation, begin: usize) -> Self {
+    pub fn new(tx: Transaction, isolation: Isolation, begin: usize) -> Self {
         Self { tx, log: Log { isolation, begin, did: Vec::new() } }
     }
 
     /// Does a step and checks what it answers. `since` are the states from its begin on.
-    pub(crate) fn step(
+    pub fn step(
         &mut self,
         handle: &Handle,
         shape: Shape,
@@ -77,7 +72,7 @@ impl OpenTransaction {
         since: &[State],
     ) -> Result<()> {
         let table = &handle.table;
-        let ordered = is_ordered(table);
+        let ordered = table.is_ordered();
         let did = match step.suits(ordered) {
             Step::Get(_, key) => {
                 let key = key.bytes(shape);
@@ -137,13 +132,13 @@ impl OpenTransaction {
 
 impl Log {
     /// True if it read or wrote this table.
-    pub(crate) fn touches(&self, generation: u64) -> bool {
+    pub fn touches(&self, generation: u64) -> bool {
         self.did.iter().any(|(handle, _)| handle.generation == generation)
     }
 
     /// True if it may not commit once this table is gone. (Under snapshot isolation it may have
     /// read it.)
-    pub(crate) fn needs(&self, generation: u64) -> bool {
+    pub fn needs(&self, generation: u64) -> bool {
         let reads = self.isolation == Isolation::Serializable;
         self.did
             .iter()
@@ -152,7 +147,7 @@ impl Log {
     }
 
     /// True if it reads as of a time when there was no such table.
-    pub(crate) fn is_older_than(&self, generation: u64, since: &[State]) -> bool {
+    pub fn is_older_than(&self, generation: u64, since: &[State]) -> bool {
         let mut then = since[0].tables();
         self.isolation == Isolation::Snapshot && then.all(|(_, other)| other != generation)
     }
@@ -218,7 +213,7 @@ impl Log {
     }
 
     /// The state that its commit leads to, if it may succeed now.
-    pub(crate) fn outcome(&self, since: &[State]) -> Result<State, String> {
+    pub fn outcome(&self, since: &[State]) -> Result<State, String> {
         let now = since.last().expect("there is always one");
         match self.isolation {
             Isolation::Serializable => self.replay(now),
@@ -268,13 +263,13 @@ impl Log {
     }
 
     /// True if its commit changes anything that is written down.
-    pub(crate) fn writes(&self) -> bool {
+    pub fn writes(&self) -> bool {
         self.did.iter().any(|(_, did)| did.writes())
     }
 }
 
 /// A conflict needs somebody to conflict with. `since` are the states from the transaction's begin on.
-pub(crate) fn check_failure(error: &Error, since: &[State]) {
+pub fn check_failure(error: &Error, since: &[State]) {
     assert!(
         !error.is_conflict() || since.len() > 1,
         "a conflict, and nobody else has committed anything"
@@ -292,7 +287,7 @@ fn change_table(state: &mut State, handle: &Handle, change: &Change) {
     state.change(&handle.name, change);
 }
 
-pub(crate) fn change_of(write: &Write, shape: Shape) -> Change {
+pub fn change_of(write: &Write, shape: Shape) -> Change {
     match *write {
         Write::Put(key, value) => Change::Put(key.bytes(shape), value.bytes()),
         Write::Delete(key) => Change::Delete(key.bytes(shape)),

@@ -3,9 +3,9 @@
 //! Swarm testing: each script leaves a random part of the operations out and does others more often,
 //! since what happens rarely next to everything else happens often where it is nearly alone.
 
-use super::choices::Choices;
-use super::runner::SLOTS;
-use super::script::{
+use crate::choices::Choices;
+use crate::runner::SLOTS;
+use crate::script::{
     Expect, Key, Op, Operator, Script, Settings, Shape, Span, Step, Tab, Value, Walk, Write,
 };
 use esker::{Durability, Index, Isolation};
@@ -13,13 +13,15 @@ use std::ops::Bound;
 
 /// What a script is for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Profile {
+pub struct Profile {
     /// Number of operations: at least, and at most.
-    pub(crate) ops: (usize, usize),
+    pub ops: (usize, usize),
     /// Mostly operations that write.
-    pub(crate) writes: bool,
+    pub writes: bool,
     /// Everything at this level, if given.
-    pub(crate) durability: Option<Durability>,
+    pub durability: Option<Durability>,
+    /// All tables of this kind, if given.
+    pub kind: Option<Index>,
 }
 
 const TABLES: u64 = 3;
@@ -105,8 +107,8 @@ struct Generator<'c, C> {
 }
 
 /// Makes a script.
-pub(crate) fn script(choices: &mut impl Choices, profile: Profile) -> Script {
-    let settings = Settings {
+pub fn script(choices: &mut impl Choices, profile: Profile) -> Script {
+    let mut settings = Settings {
         page_bytes: choices.pick(&[1024, 1024, 1024, 2048, 4096]),
         pages: choices.pick(&[112, 128, 200, 300]),
         log_file_bytes: choices.pick(&[16 << 10, 32 << 10, 128 << 10]),
@@ -130,6 +132,9 @@ pub(crate) fn script(choices: &mut impl Choices, profile: Profile) -> Script {
             [Index::Fractal, Index::BTree, Index::Hash],
         ]),
     };
+    if let Some(kind) = profile.kind {
+        settings.kinds = [kind; 3];
+    }
     let keys = choices.pick(&[4, 20, 100, 400]);
     let value_bytes_max = choices.pick(&[40, 300, 1200, 12_000]);
     let (least, most) = profile.ops;

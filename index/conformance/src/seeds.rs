@@ -1,6 +1,6 @@
 //! Runs seeds on all cores, says which one failed, and cuts its script down.
 
-use super::script::{Op, Script};
+use crate::script::{Op, Script};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use std::sync::{Mutex, Once, OnceLock};
 
 /// Runs `run` for each seed below `count`, or as the environment says. Panics with the first seed
 /// that fails.
-pub(crate) fn each(count: u64, run: impl Fn(u64) + Sync) {
+pub fn each(count: u64, run: impl Fn(u64) + Sync) {
     each_reported(count, run, |_| {});
 }
 
 /// As [`each`]; after a failure, `report` is called with the seed.
-pub(crate) fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64)) {
+pub fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64)) {
     if let Some(seed) = from_env("ESKER_SEED") {
         run(seed);
         return;
@@ -32,7 +32,7 @@ pub(crate) fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl F
                     }
                     if let Err(message) = quietly(|| run(seed)) {
                         stop.store(true, Ordering::Relaxed);
-                        let mut failed = failed.lock().unwrap();
+                        let mut failed = failed.lock().expect("nobody panics with it");
                         // The lowest seed, so that two runs tell the same.
                         if failed.as_ref().is_none_or(|(other, _)| seed < *other) {
                             *failed = Some((seed, message));
@@ -42,7 +42,7 @@ pub(crate) fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl F
             });
         }
     });
-    let failed = failed.into_inner().unwrap();
+    let failed = failed.into_inner().expect("nobody panics with it");
     if let Some((seed, message)) = failed {
         report(seed);
         panic!("seed {seed} failed (run it alone with ESKER_SEED={seed}): {message}");
@@ -50,7 +50,7 @@ pub(crate) fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl F
 }
 
 /// Prints what is being done, if `ESKER_TRACE` is set.
-pub(crate) fn trace(text: impl FnOnce() -> String) {
+pub fn trace(text: impl FnOnce() -> String) {
     static ON: OnceLock<bool> = OnceLock::new();
     if *ON.get_or_init(|| std::env::var_os("ESKER_TRACE").is_some()) {
         eprintln!("{}", text());
@@ -58,12 +58,12 @@ pub(crate) fn trace(text: impl FnOnce() -> String) {
 }
 
 /// True if the environment asks for nothing special.
-pub(crate) fn is_default() -> bool {
+pub fn is_default() -> bool {
     from_env("ESKER_SEED").is_none() && from_env("ESKER_SEEDS").is_none()
 }
 
 /// A number from the environment.
-pub(crate) fn from_env(name: &str) -> Option<u64> {
+pub fn from_env(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
@@ -74,7 +74,7 @@ thread_local! {
 }
 
 /// Runs something that may panic, and answers what the panic said and where.
-pub(crate) fn quietly<R>(run: impl FnOnce() -> R) -> Result<R, String> {
+pub fn quietly<R>(run: impl FnOnce() -> R) -> Result<R, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
@@ -97,9 +97,14 @@ pub(crate) fn quietly<R>(run: impl FnOnce() -> R) -> Result<R, String> {
 }
 
 /// Takes operations, then parts of operations, out of a script as long as it still fails.
-pub(crate) fn shrink(script: &Script, fails: impl Fn(&Script)) -> Script {
+pub fn shrink(script: &Script, fails: impl Fn(&Script)) -> Script {
     /// Runs at most.
     const TRIES: u32 = 3000;
+    shrink_some(script, TRIES, fails)
+}
+
+/// As [`shrink`], with so many tries.
+pub fn shrink_some(script: &Script, tries_max: u32, fails: impl Fn(&Script)) -> Script {
     let fails = |script: &Script| quietly(|| fails(script)).is_err();
     let mut script = script.clone();
     let mut tries = 0;
@@ -107,7 +112,7 @@ pub(crate) fn shrink(script: &Script, fails: impl Fn(&Script)) -> Script {
     loop {
         let mut cut = false;
         let mut at = 0;
-        while at < script.ops.len() && tries < TRIES {
+        while at < script.ops.len() && tries < tries_max {
             let mut shorter = script.clone();
             shorter.ops.drain(at..(at + chunk).min(script.ops.len()));
             tries += 1;
@@ -118,7 +123,7 @@ pub(crate) fn shrink(script: &Script, fails: impl Fn(&Script)) -> Script {
                 at += chunk;
             }
         }
-        if tries >= TRIES {
+        if tries >= tries_max {
             return script;
         }
         if chunk == 1 && !cut {
@@ -153,14 +158,20 @@ fn without_part(op: &Op, part: usize) -> Option<Op> {
 }
 
 /// An operation as text, short enough to read.
-pub(crate) fn brief(op: &Op) -> String {
+pub fn brief(op: &Op) -> String {
     const CHARS_MAX: usize = 200;
     let text = format!("{op:?}");
     if text.len() <= CHARS_MAX { text } else { format!("{}...", &text[..CHARS_MAX]) }
 }
 
+/// Prints a script that a seed failed with, cut down.
+#[allow(clippy::print_stderr, reason = "for who looks after the failure")]
+pub fn print(seed: u64, short: &Script) {
+    eprintln!("seed {seed} cut down to:\n{}", listing(short));
+}
+
 /// A script as text, a line an operation.
-pub(crate) fn listing(script: &Script) -> String {
+pub fn listing(script: &Script) -> String {
     let line = |op: &Op| format!("  {op:?}\n");
     format!("{:?}\n{}", script.settings, script.ops.iter().map(line).collect::<String>())
 }

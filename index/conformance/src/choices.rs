@@ -1,7 +1,7 @@
 //! Where scripts get their choices from: a seed, or the bytes of a fuzzer.
 
 /// A source of choices.
-pub(crate) trait Choices {
+pub trait Choices {
     /// A number below `bound`, which is not 0.
     fn below(&mut self, bound: u64) -> u64;
 
@@ -23,14 +23,17 @@ pub(crate) trait Choices {
 
 /// Choices from a seed (splitmix64).
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// From the beginning.
+    pub fn new(seed: u64) -> Self {
         Self(mix(seed ^ 0x6573_6b65_725f_7369))
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
@@ -43,7 +46,7 @@ impl Choices for Rng {
 }
 
 /// Scrambles a number.
-pub(crate) fn mix(mut z: u64) -> u64 {
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -51,7 +54,7 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 
 /// Choices from bytes: as few of them as the bound needs, then zeroes.
 #[derive(Clone, Debug)]
-pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Choices for Bytes<'_> {
     fn below(&mut self, bound: u64) -> u64 {

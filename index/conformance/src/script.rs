@@ -5,28 +5,28 @@ use std::ops::Bound;
 
 /// Settings and operations.
 #[derive(Clone, Debug)]
-pub(crate) struct Script {
-    pub(crate) settings: Settings,
-    pub(crate) ops: Vec<Op>,
+pub struct Script {
+    pub settings: Settings,
+    pub ops: Vec<Op>,
 }
 
 /// How the database of a script is opened, and what its keys look like.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) page_bytes: usize,
-    pub(crate) pages: usize,
-    pub(crate) log_file_bytes: u64,
-    pub(crate) log_distance_bytes: u64,
-    pub(crate) compress: bool,
-    pub(crate) durability: Durability,
-    pub(crate) shape: Shape,
+pub struct Settings {
+    pub page_bytes: usize,
+    pub pages: usize,
+    pub log_file_bytes: u64,
+    pub log_distance_bytes: u64,
+    pub compress: bool,
+    pub durability: Durability,
+    pub shape: Shape,
     /// The kinds of tables, by number.
-    pub(crate) kinds: [Index; 3],
+    pub kinds: [Index; 3],
 }
 
 impl Settings {
     /// Small, and everything durable.
-    pub(crate) const TINY: Self = Self {
+    pub const TINY: Self = Self {
         page_bytes: 1024,
         pages: 128,
         log_file_bytes: 16 << 10,
@@ -37,7 +37,7 @@ impl Settings {
         kinds: [Index::BTree; 3],
     };
 
-    pub(crate) fn options(&self) -> Options {
+    pub fn options(&self) -> Options {
         Options::new()
             .page_bytes(self.page_bytes)
             .memory_bytes(self.page_bytes * self.pages)
@@ -52,28 +52,35 @@ impl Settings {
 
 /// What keys look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// A few bytes.
     Short,
     /// A long prefix that all share.
     Shared,
     /// Any bytes, of any length, with 0x00 and 0xff among them.
     Binary,
+    /// Up to a quarter of the smallest page, the longest that may be, with little in common.
+    Long,
 }
 
 /// A key, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(pub(crate) u16);
+pub struct Key(pub u16);
 
 impl Key {
     /// Different numbers give different bytes.
-    pub(crate) fn bytes(self, shape: Shape) -> Vec<u8> {
+    pub fn bytes(self, shape: Shape) -> Vec<u8> {
         let n = usize::from(self.0);
         match shape {
             Shape::Short => format!("k{n:03}").into_bytes(),
             Shape::Shared => {
                 let mut key = b"a/long/prefix/that/all/keys/share/".repeat(4);
                 key.extend_from_slice(format!("{n:04}").as_bytes());
+                key
+            }
+            Shape::Long => {
+                let mut key = format!("{}{n:04}", ['m', 'a', 'x'][n % 3]).into_bytes();
+                key.resize([256, 255, 200, 20][n / 7 % 4], b'a' + (n % 26) as u8);
                 key
             }
             Shape::Binary => {
@@ -91,13 +98,13 @@ impl Key {
 
 /// A value, by length and a number that decides the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Value {
-    pub(crate) len: u32,
-    pub(crate) salt: u32,
+pub struct Value {
+    pub len: u32,
+    pub salt: u32,
 }
 
 impl Value {
-    pub(crate) fn bytes(self) -> Vec<u8> {
+    pub fn bytes(self) -> Vec<u8> {
         let salt = self.salt.to_le_bytes();
         let mut state = u64::from(self.salt) << 1 | 1;
         (0..self.len as usize)
@@ -117,16 +124,16 @@ impl Value {
 }
 
 /// A table, by number.
-pub(crate) type Tab = u8;
+pub type Tab = u8;
 
 /// The name of a table.
-pub(crate) fn table_name(tab: Tab) -> String {
+pub fn table_name(tab: Tab) -> String {
     format!("table-{tab}")
 }
 
 /// A range of keys.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Span {
+pub enum Span {
     Between(Bound<Key>, Bound<Key>),
     /// Keys that begin with the first so many bytes of a key.
     Prefix(Key, u8),
@@ -135,17 +142,18 @@ pub(crate) enum Span {
 
 impl Span {
     /// This range, or all keys if the table has no order.
-    pub(crate) fn suits(self, ordered: bool) -> Self {
+    #[must_use]
+    pub fn suits(self, ordered: bool) -> Self {
         if ordered { self } else { Self::All }
     }
 }
 
 /// A range of keys, in bytes.
-pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+pub type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 impl Span {
     /// As bounds; a prefix by the first key above it.
-    pub(crate) fn bounds(self, shape: Shape) -> Bounds {
+    pub fn bounds(self, shape: Shape) -> Bounds {
         match self {
             Self::Between(low, high) => {
                 (low.map(|key| key.bytes(shape)), high.map(|key| key.bytes(shape)))
@@ -164,7 +172,7 @@ impl Span {
         }
     }
 
-    pub(crate) fn prefix(self, shape: Shape) -> Option<Vec<u8>> {
+    pub fn prefix(self, shape: Shape) -> Option<Vec<u8>> {
         let Self::Prefix(key, bytes) = self else { return None };
         let mut prefix = key.bytes(shape);
         prefix.truncate(usize::from(bytes));
@@ -174,7 +182,7 @@ impl Span {
 
 /// How a scan is walked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Walk {
+pub enum Walk {
     Forward,
     Backward,
     /// From both ends: a bit a step.
@@ -187,7 +195,7 @@ pub(crate) enum Walk {
 
 /// A write to one table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Write {
+pub enum Write {
     Put(Key, Value),
     Delete(Key),
     DeleteRange(Span),
@@ -195,7 +203,8 @@ pub(crate) enum Write {
 
 impl Write {
     /// This write, as a table with or without order can do it.
-    pub(crate) fn suits(self, ordered: bool) -> Self {
+    #[must_use]
+    pub fn suits(self, ordered: bool) -> Self {
         match self {
             Self::DeleteRange(span) => Self::DeleteRange(span.suits(ordered)),
             write => write,
@@ -205,7 +214,7 @@ impl Write {
 
 /// What `compare_and_swap` is told to expect.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Expect {
+pub enum Expect {
     /// What is there.
     Right,
     /// No row.
@@ -215,7 +224,7 @@ pub(crate) enum Expect {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Operator {
+pub enum Operator {
     /// Adds numbers; the row goes when the sum is a multiple of five.
     Add,
     /// Appends, up to a limit.
@@ -223,14 +232,14 @@ pub(crate) enum Operator {
 }
 
 impl Operator {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Add => "add",
             Self::Append => "append",
         }
     }
 
-    pub(crate) fn apply(self, old: Option<&[u8]>, operand: &[u8]) -> Option<Vec<u8>> {
+    pub fn apply(self, old: Option<&[u8]>, operand: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::Add => add(old, operand),
             Self::Append => Some(append(old, operand)),
@@ -261,7 +270,7 @@ fn append(old: Option<&[u8]>, operand: &[u8]) -> Vec<u8> {
 
 /// One step of a transaction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+pub enum Step {
     Get(Tab, Key),
     GetForUpdate(Tab, Key),
     Scan(Tab, Span),
@@ -272,7 +281,8 @@ pub(crate) enum Step {
 
 impl Step {
     /// This step, as a table with or without order can do it.
-    pub(crate) fn suits(self, ordered: bool) -> Self {
+    #[must_use]
+    pub fn suits(self, ordered: bool) -> Self {
         match self {
             Self::Scan(tab, span) => Self::Scan(tab, span.suits(ordered)),
             Self::Write(tab, write) => Self::Write(tab, write.suits(ordered)),
@@ -283,7 +293,7 @@ impl Step {
 
 /// One operation.
 #[derive(Clone, Debug)]
-pub(crate) enum Op {
+pub enum Op {
     Create(Tab),
     Drop(Tab),
     Put(Tab, Key, Value, Option<Durability>),

@@ -1,0 +1,178 @@
+//! What to do next.
+
+use super::Fractal;
+use super::filter_job::FilterJob;
+use super::merge_job::MergeJob;
+use super::node::{Child, NODE_LEVEL, NodeParts};
+use super::read::{read_below, read_node};
+use super::work::{Job, Outcome, word_of};
+use crate::pages::{ChildWord, PageRead, Pages, Step, View};
+use esker_base::PageId;
+use esker_base::sync::Ordering;
+
+/// At rest, a lowest node is merged if this share of its leaves is not in its oldest run,
+const REST_DELTA_PERCENT: u64 = 10;
+/// and upper runs go down if they are this share of all.
+const REST_UPPER_PERCENT: u64 = 5;
+
+/// A node and where it is.
+#[derive(Clone)]
+pub(crate) struct NodePath {
+    pub(crate) page: PageId,
+    pub(crate) parent: Option<PageId>,
+    pub(crate) low: Vec<u8>,
+    pub(crate) high: Option<Vec<u8>>,
+    pub(crate) parts: NodeParts,
+}
+
+/// What could be done, and how urgent it is.
+struct Candidate {
+    path: NodePath,
+    /// The child to merge; `None`: flush the node.
+    child: Option<usize>,
+    urgency: u64,
+}
+
+impl Fractal {
+    /// What to do next.
+    pub(crate) fn choose<P: Pages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Job> {
+        let path = {
+            let page = read_node(pages, root, View::Current)?;
+            let parts = NodeParts::of(page.words(), page.body());
+            NodePath { page: page.id(), parent: None, low: Vec::new(), high: None, parts }
+        };
+        let runs = path.parts.runs.len();
+        self.root_runs.store(runs as u64, Ordering::Relaxed);
+        let quota = self.quota.load(Ordering::Relaxed);
+        if runs >= self.config.runs_soft() {
+            // Each flush gives every lowest node a run: so that not all of them are full at once, some are merged
+            // after each.
+            let due = if quota == 0 { None } else { self.worst_child(&path) };
+            if let Some(child) = due {
+                self.quota.store(quota - 1, Ordering::Relaxed);
+                return Ok(merge_child(&path, child));
+            }
+            let children = path.parts.children.len() as u64;
+            let rounds = (self.config.runs_hard() - self.config.runs_lowest()) as u64 / 2;
+            self.quota.store(children.div_ceil(rounds.max(1)), Ordering::Relaxed);
+            return self.flush(pages, &path);
+        }
+        // A run that is about to be merged needs no filter any more.
+        if let Some(run) = path.parts.runs.iter().rev().find(|run| run.frozen) {
+            return Ok(Job::Filter(Box::new(FilterJob::new(run.run))));
+        }
+        let all_pages = u64::from(path.parts.pages());
+        let upper: u64 = path.parts.runs.iter().map(|run| u64::from(run.run.pages)).sum();
+        let is_upper_much = upper * 100 >= all_pages * REST_UPPER_PERCENT && runs > 0;
+        let mut best: Option<Candidate> = None;
+        self.candidates(pages, &path, rest, &mut best)?;
+        if let Some(Candidate { path, child, .. }) = best {
+            return match child {
+                Some(child) => Ok(merge_child(&path, child)),
+                None => self.flush(pages, &path),
+            };
+        }
+        if !rest {
+            return Ok(Job::Idle);
+        }
+        // What a range delete has covered is space to be had back, however few bytes the range itself takes.
+        let has_ranges = path.parts.runs.iter().any(|run| run.run.ranges != 0);
+        if is_upper_much || has_ranges {
+            return self.flush(pages, &path);
+        }
+        let covers = path.parts.memtable.is_some_and(|(_, ranges)| ranges != 0);
+        let filled = self.filled_bytes.load(Ordering::Relaxed);
+        let page_bytes = self.config.content_bytes as u64;
+        let is_much = filled * 100 >= all_pages * page_bytes * REST_UPPER_PERCENT;
+        let is_due = covers || (filled >= page_bytes * 4 && is_much);
+        if is_due && runs < self.config.runs_hard() {
+            let outcome = Outcome { target: path.page, freeze: true, ..Outcome::default() };
+            return Ok(Job::Finish(Box::new(outcome)));
+        }
+        Ok(Job::Idle)
+    }
+
+    /// The most urgent thing to do below a node.
+    fn candidates<P: Pages>(
+        &self,
+        pages: &P,
+        path: &NodePath,
+        rest: bool,
+        best: &mut Option<Candidate>,
+    ) -> Step<()> {
+        let soft = self.config.runs_soft() as u64;
+        for (i, child) in path.parts.children.iter().enumerate() {
+            let runs = u64::from(child.runs);
+            let is_lowest = child.level == NODE_LEVEL;
+            let due = runs >= soft || (rest && runs > u64::from(is_lowest));
+            let worse = best.as_ref().is_none_or(|best| runs > best.urgency);
+            if is_lowest {
+                if due && worse && (runs >= soft || is_delta_much(pages, child)?) {
+                    let path = path.clone();
+                    *best = Some(Candidate { path, child: Some(i), urgency: runs });
+                }
+                continue;
+            }
+            let below = descend(pages, path, i)?;
+            self.candidates(pages, &below, rest, best)?;
+            let worse = best.as_ref().is_none_or(|best| runs > best.urgency);
+            if due && worse {
+                *best = Some(Candidate { path: below, child: None, urgency: runs });
+            }
+        }
+        Ok(())
+    }
+
+    /// The lowest node below this one that has most runs, if it has many.
+    fn worst_child(&self, path: &NodePath) -> Option<usize> {
+        let children = path.parts.children.iter().enumerate();
+        let lowest = children.filter(|(_, child)| child.level == NODE_LEVEL);
+        let (i, child) = lowest.max_by_key(|(_, child)| child.runs)?;
+        (usize::from(child.runs) >= self.config.runs_lowest()).then_some(i)
+    }
+
+    /// Flushes a node; first a child that could take no more.
+    fn flush<P: Pages>(&self, pages: &P, path: &NodePath) -> Step<Job> {
+        let hard = self.config.runs_hard();
+        let full = path.parts.children.iter().position(|child| usize::from(child.runs) >= hard);
+        if let Some(i) = full {
+            if path.parts.children[i].level == NODE_LEVEL {
+                return Ok(merge_child(path, i));
+            }
+            let below = descend(pages, path, i)?;
+            return self.flush(pages, &below);
+        }
+        let flushed = path.parts.runs.iter().map(|run| run.run).collect();
+        Ok(Job::Merge(Box::new(MergeJob::new(path, flushed, None))))
+    }
+}
+
+/// Child `i` of a node.
+fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<NodePath> {
+    let children = &path.parts.children;
+    let parent = path.parts.level();
+    let page = read_below(pages, &word_of(children[i].word), View::Current, parent)?;
+    Ok(NodePath {
+        page: page.id(),
+        parent: Some(path.page),
+        low: if i == 0 { path.low.clone() } else { children[i].pivot.clone() },
+        high: children.get(i + 1).map_or_else(|| path.high.clone(), |c| Some(c.pivot.clone())),
+        parts: NodeParts::of(page.words(), page.body()),
+    })
+}
+
+fn merge_child(path: &NodePath, child: usize) -> Job {
+    Job::Merge(Box::new(MergeJob::new(path, Vec::new(), Some(child))))
+}
+
+/// Whether much of a lowest node is not in its oldest run.
+fn is_delta_much<P: Pages>(pages: &P, child: &Child) -> Step<bool> {
+    let page = read_node(pages, &word_of(child.word), View::Current)?;
+    let parts = NodeParts::of(page.words(), page.body());
+    let newer = || parts.runs.iter().rev().skip(1);
+    if newer().any(|run| run.run.ranges != 0) {
+        return Ok(true);
+    }
+    let newer: u64 = newer().map(|run| u64::from(run.run.pages)).sum();
+    Ok(newer * 100 >= u64::from(child.pages) * REST_DELTA_PERCENT)
+}
