@@ -41,10 +41,11 @@ impl Store {
         // SAFETY: the shared latch is held.
         let body = unsafe { self.frames.body(frame) };
         let number = self.encode(writer, frame, page, body);
+        // Before the latch goes: then the page may be replaced, and the frame be another table's.
+        let table = self.table_of(frame);
         header.unlatch_shared();
         match self.append(writer, number, false) {
             Ok(address) => {
-                let table = self.table_of(frame);
                 writer.pending.push(Pending::Page { frame, page, table, changed_at, address });
                 Ok(true)
             }
