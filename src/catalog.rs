@@ -11,6 +11,7 @@
 //! freed yet, come with root page 0: whoever frees the pages must know their kind.
 
 use crate::kinds::AnyKind;
+use crate::store::packing::Packing;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
 use esker_base::{CommitNo, Error, PageId, Result, TableId};
@@ -109,6 +110,8 @@ pub(crate) struct TableState {
     pub(crate) dropped: AtomicBool,
     /// How the last step of background work ended: 0 well, 1 without space, 2 at something damaged.
     work_failed: AtomicU8,
+    /// How its leaves compress.
+    pub(crate) packing: Packing,
 }
 
 impl TableState {
@@ -130,6 +133,7 @@ impl TableState {
             rows: AtomicU64::new(rows),
             dropped: AtomicBool::new(false),
             work_failed: AtomicU8::new(0),
+            packing: Packing::default(),
         }
     }
     /// # Errors

@@ -113,7 +113,8 @@ impl Engine {
         let work = loop {
             let mut missing = Vec::new();
             let stop = {
-                let build = BuildSession::new(&self.store, &mut working.reserve, table.id);
+                let build =
+                    BuildSession::new(&self.store, &mut working.reserve, table.id, &table.packing);
                 match table.index.work(&build, &table.root, rest) {
                     Ok(work) => break work,
                     Err(stop) => {
@@ -149,7 +150,7 @@ impl Engine {
             }
         };
         if working.reserve.built.len() >= WRITE_AT_ONCE || work == Work::Finish {
-            let written = self.store.write_built(&mut working.reserve.built);
+            let written = self.store.write_built(&mut working.reserve.built, &table.packing);
             if let Err(error) = written {
                 table.note_work(Some(&error));
                 return Err(error);

@@ -243,6 +243,11 @@ pub trait BuildPages: Pages {
     /// # Errors
     /// `Reserve`.
     fn build(&self, level: u8, words: usize) -> Step<Self::New<'_>>;
+    /// How many bytes of content a page of level 0 should have, so that its image, compressed, fills what one read
+    /// of the medium brings: at most [`Pages::content_bytes`], which is also the answer where nothing is known.
+    fn leaf_bytes(&self) -> usize {
+        self.content_bytes()
+    }
     /// Gives the page to the store and returns the word that names it. It can be read from now on, by who knows
     /// the word.
     fn keep(&self, page: Self::New<'_>) -> u64;

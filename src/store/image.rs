@@ -170,6 +170,11 @@ impl Codec {
         IMAGE_HEADER_BYTES + stored.len()
     }
 
+    /// Length of what was encoded last, before compression.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.raw.len()
+    }
+
     /// Checks an image and returns what it says, without unpacking it.
     pub(crate) fn open(&self, image: &[u8]) -> Result<ImageHead, String> {
         let header: &[u8; IMAGE_HEADER_BYTES] =

@@ -24,6 +24,7 @@ pub(crate) mod frame;
 pub(crate) mod image;
 pub(crate) mod load;
 pub(crate) mod map;
+pub(crate) mod packing;
 pub(crate) mod pages;
 pub(crate) mod segment;
 pub(crate) mod superblock;

@@ -4,6 +4,7 @@
 use super::epoch::Pin;
 use super::frame::{DIRTY, FrameId, REFERENCED, WRITING};
 use super::image::{Address, kind};
+use super::packing::Packing;
 use super::versions::Version;
 use super::{Freed, FreedTree, Store, count};
 use esker_base::sync::Ordering;
@@ -569,11 +570,20 @@ pub(crate) struct BuildSession<'s> {
     session: Session<'s>,
     reserve: RefCell<&'s mut BuildReserve>,
     table: TableId,
+    leaf_bytes: usize,
 }
 
 impl<'s> BuildSession<'s> {
-    pub(crate) fn new(store: &'s Store, reserve: &'s mut BuildReserve, table: TableId) -> Self {
-        Self { session: Session::new(store), reserve: RefCell::new(reserve), table }
+    /// `packing`: how the table's leaves compress.
+    pub(crate) fn new(
+        store: &'s Store,
+        reserve: &'s mut BuildReserve,
+        table: TableId,
+        packing: &Packing,
+    ) -> Self {
+        let session = Session::new(store);
+        let leaf_bytes = packing.leaf_bytes(session.content_bytes());
+        Self { session, reserve: RefCell::new(reserve), table, leaf_bytes }
     }
 }
 
@@ -668,6 +678,9 @@ impl<'s> BuildPages for BuildSession<'s> {
         let (word_area, _) = unsafe { store.frames.parts_mut(frame) };
         word_area.fill(0);
         Ok(Built { build: self, frame, page, kept: false })
+    }
+    fn leaf_bytes(&self) -> usize {
+        self.leaf_bytes
     }
 
     fn keep(&self, mut page: Built<'_, '_>) -> u64 {

@@ -15,7 +15,7 @@ pub(crate) const SEGMENT_PAGES_MIN: u64 = 128;
 /// Largest capacity of a segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Images smaller than this do not straddle its multiples, if the hole stays within `HOLE_MAX`.
-const PACK_BYTES: u64 = 4096;
+pub(crate) const PACK_BYTES: u64 = 4096;
 const HOLE_MAX: u64 = PACK_BYTES / 16;
 /// A stream's buffer is written when it holds this much.
 const BUFFER_BYTES: usize = 512 << 10;

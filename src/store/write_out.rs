@@ -8,6 +8,7 @@
 use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
 use super::image::{Address, ImageHead, kind};
 use super::map::NodeId;
+use super::packing::Packing;
 use super::versions::Version;
 use super::{State, Store, Writer, count};
 use esker_base::sync::{MutexGuard, Ordering};
@@ -258,15 +259,22 @@ impl Store {
     }
 
     /// Writes pages that were built one after the other, in that order: whoever reads them in order later
-    /// reads long stretches. Those that were written or given up meanwhile are passed over.
-    pub(crate) fn write_built(&self, built: &mut Vec<FrameId>) -> Result<()> {
+    /// reads long stretches. Those that were written or given up meanwhile are passed over. `packing` learns how
+    /// leaves compressed.
+    pub(crate) fn write_built(&self, built: &mut Vec<FrameId>, packing: &Packing) -> Result<()> {
         let mut writer = self.lock_writer();
+        let mut leaves = (0, 0);
         for frame in built.drain(..) {
-            self.stage_or_abandon(&mut writer, Some(frame))?;
+            let is_leaf = self.frames.header(frame).level.load(Ordering::Relaxed) == 0;
+            if self.stage_or_abandon(&mut writer, Some(frame))? && is_leaf {
+                leaves.0 += writer.codec.raw_bytes();
+                leaves.1 += writer.image.len();
+            }
             if writer.fresh.is_full() {
                 self.flush(&mut writer)?;
             }
         }
+        packing.note(leaves.0, leaves.1);
         self.flush(&mut writer)
     }
 

@@ -112,7 +112,7 @@ impl RunBuilder {
     pub fn add<P: BuildPages>(&mut self, pages: &P, key: &[u8], value: Value<'_>) -> Step<()> {
         debug_assert!(self.run.rows == 0 || self.high() < key, "R2: keys ascend");
         debug_assert!(matches!(self.stage, Stage::Rows), "not finished");
-        while self.carry.is_some() || !self.may_fit(key, &value) {
+        while self.carry.is_some() || !self.may_fit(pages.leaf_bytes(), key, &value) {
             self.make_room(pages, key)?;
         }
         if self.run.rows == 0 {
@@ -131,15 +131,18 @@ impl RunBuilder {
     }
 
     /// True if the row may go into the leaf of those before it: it does unless a long pivot or a short prefix follows.
+    /// A leaf is to have `leaf_bytes` of content.
     #[inline]
-    fn may_fit(&self, key: &[u8], value: &Value<'_>) -> bool {
+    fn may_fit(&self, leaf_bytes: usize, key: &[u8], value: &Value<'_>) -> bool {
         // The upper fence has a byte at least.
         const FENCE_BYTES_MIN: usize = 1;
         let count = self.starts.len() + 1;
         let row = RECORD_HEADER_BYTES + key.len() + value.stored_bytes();
         let bytes =
             HEADER_BYTES + self.fence.len() + self.records.len() + row + count * ENTRY_BYTES;
-        let room = self.config.content_bytes - FENCE_BYTES_MIN;
+        // Any row fits a page of its own; what is to fill less than that gets the first row in any case.
+        let most = if count == 1 { self.config.content_bytes } else { leaf_bytes };
+        let room = most.min(self.config.content_bytes) - FENCE_BYTES_MIN;
         bytes <= room || bytes - count * common_bytes(&self.fence, key) <= room
     }
 
