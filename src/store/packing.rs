@@ -29,7 +29,7 @@ impl Packing {
     }
 
     /// Bytes of content that a leaf should have. `content_bytes` if nothing is known, or if whole blocks would leave
-    /// more than an eighth of the page empty.
+    /// more than a quarter of the page empty.
     pub(crate) fn leaf_bytes(&self, content_bytes: usize) -> usize {
         let ratio = self.ratio.load(Ordering::Relaxed) as usize;
         let block = usize::try_from(PACK_BYTES).expect("a few thousand");
@@ -39,7 +39,7 @@ impl Packing {
         }
         let aim = blocks * block * ONE / ratio;
         let aim = aim - aim / SLACK;
-        if aim * 8 < content_bytes * 7 { content_bytes } else { aim.min(content_bytes) }
+        if aim * 4 < content_bytes * 3 { content_bytes } else { aim.min(content_bytes) }
     }
 }
 
@@ -55,6 +55,7 @@ mod tests {
             // Content, its image, bytes of content to aim at.
             (8000, 4200, 4096 * 8000 / 4200),
             (8000, 2000, 8128),
+            (8000, 4960, 4096 * 8000 / 4960),
             (8000, 6000, 8128),
             (8000, 8048, 8128),
         ];
