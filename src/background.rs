@@ -4,11 +4,13 @@
 //! [`Options::background`](crate::Options::background), in steps on the callers' threads.
 
 use crate::engine::{Engine, Wake};
+use crate::read_ahead::read_ahead_thread;
 use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_FULL, DEAD_PERCENT_REST};
 use crate::store::count;
 use crate::store::segment::SEGMENT_PAGES_MIN;
 use crate::store::superblock::{self, Superblock};
 use crate::work::Round;
+use crate::write_behind::write_behind_thread;
 use esker_base::sync::{Arc, Ordering, thread};
 use esker_base::{CommitNo, Error, Lsn, Result};
 use std::time::Duration;
@@ -51,6 +53,8 @@ impl Threads {
             spawn("esker-store", store_thread),
             spawn("esker-log", log_thread),
             spawn("esker-work", work_thread),
+            spawn("esker-ahead", read_ahead_thread),
+            spawn("esker-behind", write_behind_thread),
         ];
         // Without a thread its work is done when callers need it, as with a simulated disk.
         Self { handles: handles.into_iter().flatten().collect() }

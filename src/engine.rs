@@ -3,12 +3,14 @@
 use crate::catalog::{Catalog, TableState};
 use crate::kinds::Logic;
 use crate::options::{Durability, Options};
+use crate::read_ahead::ReadAhead;
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
 use crate::store::{Store, count};
 use crate::ticket::Waiters;
 use crate::turn::Turn;
 use crate::work::Working;
+use crate::write_behind::WriteBehind;
 use esker_base::sync::{
     Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock, Striped,
 };
@@ -63,6 +65,8 @@ pub(crate) struct Engine {
     pub(crate) wake: Wake,
     pub(crate) log_wake: Wake,
     pub(crate) work_wake: Wake,
+    pub(crate) read_ahead: ReadAhead,
+    pub(crate) write_behind: WriteBehind,
     pub(crate) waiters: Waiters,
     /// When the log was last synced at an interval, without threads.
     synced_at: Mutex<Duration>,
@@ -198,6 +202,8 @@ impl Engine {
             wake: Wake::default(),
             log_wake: Wake::default(),
             work_wake: Wake::default(),
+            read_ahead: ReadAhead::default(),
+            write_behind: WriteBehind::default(),
             waiters: Waiters::default(),
             synced_at: Mutex::new(Duration::ZERO),
         }

@@ -68,6 +68,7 @@ mod merge;
 mod open;
 mod options;
 mod range;
+mod read_ahead;
 mod record;
 mod rows;
 mod snapshot;
@@ -80,6 +81,7 @@ mod txn;
 mod value;
 mod verify;
 mod work;
+mod write_behind;
 mod write_set;
 
 pub use batch::Batch;

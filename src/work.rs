@@ -6,6 +6,7 @@
 
 use crate::catalog::TableState;
 use crate::engine::{Engine, Tries};
+use crate::read_ahead::READ_NOW;
 use crate::store::pages::{BuildReserve, BuildSession, TurnSession};
 use crate::store::{Freed, count};
 use crate::turn::Turn;
@@ -132,8 +133,20 @@ impl Engine {
             let followed = match stop {
                 Stop::Reserve => self.fill_build_reserve(working, table.id),
                 Stop::Missing(page) => {
+                    // Who holds the turn waits for no other thread.
+                    let alone = turn.is_some();
+                    if !alone
+                        && self.read_ahead.wait_for(page)
+                        && self.store.resident.get(page).is_some()
+                    {
+                        continue;
+                    }
                     tries.read_ahead(&self.store, page, &mut missing);
                     if !missing.is_empty() {
+                        let later = missing.get(READ_NOW..).unwrap_or_default();
+                        if !alone && self.read_ahead.ask(later, self.store.read_ahead_max()) {
+                            missing.truncate(READ_NOW);
+                        }
                         missing.insert(0, page);
                         let _ignored = self.store.load_many(&missing, View::Current).is_err();
                     }
@@ -150,7 +163,13 @@ impl Engine {
             }
         };
         if working.reserve.built.len() >= WRITE_AT_ONCE || work == Work::Finish {
-            let written = self.store.write_built(&mut working.reserve.built, &table.packing);
+            let built = &mut working.reserve.built;
+            // Who holds the turn waits for no other thread.
+            let handed =
+                if turn.is_some() { Ok(false) } else { self.write_behind.hand_over(table, built) };
+            let written = handed.and_then(|handed| {
+                if handed { Ok(()) } else { self.store.write_built(built, &table.packing) }
+            });
             if let Err(error) = written {
                 table.note_work(Some(&error));
                 return Err(error);
@@ -266,6 +285,7 @@ impl Engine {
     /// Gives up work that has failed or is of no use.
     fn abandon(&self, working: &mut Working) {
         let Some(table) = working.table.take() else { return };
+        self.read_ahead.forget();
         table.index.abandon_work();
         self.release_of(working, &table);
     }

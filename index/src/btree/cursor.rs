@@ -8,6 +8,8 @@ use esker_base::PageId;
 /// Pages asked for at once by a scan that goes on: two at its second leaf, then twice as many each time,
 /// up to this.
 const READ_AHEAD_MAX: usize = 32;
+/// The same where everything is going to be read: most of it comes in while what came before is worked on.
+const EAGER_AHEAD: usize = 64;
 
 /// Rows of a range of a tree; tombstones included.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl TreeCursor {
     /// Everything is going to be read: asks for as much as it may at once, from the start.
     #[must_use]
     pub fn eager(mut self) -> Self {
-        self.window = READ_AHEAD_MAX;
+        self.window = EAGER_AHEAD;
         self
     }
 
@@ -143,7 +145,7 @@ impl Cursor for TreeCursor {
     ) -> Step<()> {
         let Some(bound) = self.bound() else { return Ok(()) };
         let window = match (self.started, self.window) {
-            (_, READ_AHEAD_MAX) => READ_AHEAD_MAX,
+            (_, EAGER_AHEAD) => EAGER_AHEAD,
             (true, window) => (window * 2).min(READ_AHEAD_MAX),
             (false, _) => 1,
         };
