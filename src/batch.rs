@@ -58,7 +58,7 @@ impl Batch {
         let check = |_: &Engine| {
             if span.is_all() { Ok(()) } else { table.state.check_ordered("a range delete") }
         };
-        if !span.is_empty() && self.accepts(table, check) {
+        if self.accepts(table, check) && !span.is_empty() {
             self.set.delete_range(&table.state, span);
         }
     }

@@ -260,13 +260,16 @@ impl Table {
     }
 
     /// Removes all rows of a range. Whole pages of rows are dropped without being read.
+    ///
+    /// # Errors
+    /// `Unordered` for a hash, unless the range is `..`.
     pub fn delete_range(&self, range: impl KeyRange) -> Result<()> {
         let span = Span::of(&range);
-        if span.is_empty() {
-            return Ok(());
-        }
         if !span.is_all() {
             self.state.check_ordered("a range delete")?;
+        }
+        if span.is_empty() {
+            return Ok(());
         }
         let mut set = WriteSet::default();
         set.delete_range(&self.state, span);

@@ -340,11 +340,11 @@ impl Transaction {
         let span = Span::of(&range);
         self.guard(|tx| {
             tx.check_table(table)?;
-            if span.is_empty() {
-                return Ok(());
-            }
             if !span.is_all() {
                 table.state.check_ordered("a range delete")?;
+            }
+            if span.is_empty() {
+                return Ok(());
             }
             let id = table.state.id;
             let covered: Vec<_> = tx

@@ -197,6 +197,30 @@ fn everything_can_be_deleted_from_each_kind() {
     }
 }
 
+/// One that holds no key is a range all the same.
+#[test]
+fn a_table_without_order_refuses_to_delete_any_range() {
+    let db = memory();
+    let table = db.table("t", Index::Hash).unwrap();
+    table.put("a", "row").unwrap();
+    let is_refused = |result: Result<(), Error>, how: &str| {
+        assert!(matches!(&result, Err(Error::Unordered { .. })), "{how}: {result:?}");
+    };
+    for (low, high) in [("a", "b"), ("b", "b"), ("b", "a"), ("", "")] {
+        is_refused(table.delete_range(low..high), "table");
+        let mut batch = db.batch();
+        batch.delete_range(&table, low..high);
+        is_refused(batch.commit(), "batch");
+        let mut tx = db.begin();
+        is_refused(tx.delete_range(&table, low..high), "transaction");
+        assert!(table.contains("a").unwrap(), "{low}..{high}");
+    }
+    let ordered = db.table("ordered", Index::BTree).unwrap();
+    ordered.put("a", "row").unwrap();
+    ordered.delete_range("b".."a").unwrap();
+    assert!(ordered.contains("a").unwrap());
+}
+
 #[test]
 fn conditions_and_merges_see_the_rows_of_each_kind() {
     for kind in KINDS {

@@ -15,6 +15,7 @@ use crate::transaction::{Handle, OpenTransaction, change_of, check_failure};
 use esker::{Database, Durability, Error, Index, Isolation, Result, Rows, Snapshot, Table, Ticket};
 use esker_io::Disk;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Slots for each of snapshots, scans and transactions.
@@ -282,8 +283,12 @@ impl<'o> Runner<'o> {
             }
             Op::DeleteRange(tab, span) => {
                 let Some(handle) = self.existing(*tab) else { return Ok(()) };
+                let ordered = handle.table.is_ordered();
+                if !ordered {
+                    refuse_range_delete(&handle, span.bounds(shape));
+                }
                 self.inexact.insert(handle.generation);
-                let bounds = span.suits(handle.table.is_ordered()).bounds(shape);
+                let bounds = span.suits(ordered).bounds(shape);
                 let new = self.changed(&handle, &Change::DeleteRange(bounds.clone()));
                 self.commit(Some(new), None, |_| handle.table.delete_range(bounds))
             }
@@ -847,6 +852,16 @@ fn tab_of(step: &Step) -> Tab {
         | Step::PutIfAbsent(tab, ..)
         | Step::Merge(tab, ..)
         | Step::Write(tab, _) => *tab,
+    }
+}
+
+/// A table without order deletes no range but that of all keys.
+fn refuse_range_delete(handle: &Handle, bounds: Bounds) {
+    let all = matches!(&bounds, (Bound::Unbounded, Bound::Unbounded))
+        || matches!(&bounds, (Bound::Included(low), Bound::Unbounded) if low.is_empty());
+    if !all {
+        let refused = handle.table.delete_range(bounds);
+        assert!(matches!(refused, Err(Error::Unordered { .. })), "{refused:?}");
     }
 }
 
