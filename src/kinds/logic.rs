@@ -1,0 +1,64 @@
+//! What the store must know of the pages of each table.
+
+use super::{AnyKind, on};
+use crate::store::{OverflowRange, PageLogic};
+use crate::value;
+use esker_base::TableId;
+use esker_base::sync::{Arc, RwLock};
+use esker_index::kind::Kind;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What the store must know of the pages of each table.
+#[derive(Debug)]
+pub(crate) struct Logic {
+    content_bytes: usize,
+    tables: RwLock<BTreeMap<TableId, Arc<AnyKind>>>,
+}
+
+impl Logic {
+    pub(crate) fn new(content_bytes: usize) -> Self {
+        Self { content_bytes, tables: RwLock::new(BTreeMap::new()) }
+    }
+    /// From now on, and for good (pages of dropped tables are still met), this table is of this kind.
+    pub(crate) fn set(&self, table: TableId, kind: Arc<AnyKind>) {
+        self.tables.write().insert(table, kind);
+    }
+    /// True if the kind of a table is, so that its pages say which others belong to it.
+    pub(crate) fn is_known(&self, table: TableId) -> bool {
+        self.kind(table).is_some_and(|kind| !matches!(*kind, AnyKind::Unregistered))
+    }
+    fn kind(&self, table: TableId) -> Option<Arc<AnyKind>> {
+        self.tables.read().get(&table).cloned()
+    }
+}
+
+impl PageLogic for Logic {
+    fn check(&self, table: TableId, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
+        match self.kind(table).as_deref() {
+            None => Err(format!("{table:?} is not in the catalogue")),
+            Some(AnyKind::Unregistered) => Err("its kind of index is not registered".to_owned()),
+            Some(any) => on!(any, kind => kind.check_page(level, words, body)),
+        }
+    }
+    fn hole(&self, table: TableId, level: u8, body: &[u8]) -> Range<usize> {
+        match self.kind(table).as_deref() {
+            None | Some(AnyKind::Unregistered) => body.len()..body.len(),
+            Some(any) => on!(any, kind => kind.hole(level, body)),
+        }
+    }
+    fn overflow(
+        &self,
+        table: TableId,
+        level: u8,
+        body: &[u8],
+        visit: &mut dyn FnMut(OverflowRange),
+    ) {
+        match self.kind(table).as_deref() {
+            None | Some(AnyKind::Unregistered) => {}
+            Some(any) => on!(any, kind => kind.handles(level, body, &mut |handle| {
+                visit(value::Handle::decode(&handle).range(self.content_bytes));
+            })),
+        }
+    }
+}
