@@ -1,0 +1,345 @@
+//! Writing many keys of many tables at once: every leaf is latched before the log is written.
+
+use crate::conflict::{KeyMark, RangeMark, ReadSet};
+use crate::engine::{Engine, Tries};
+use crate::kinds::AnyGroup;
+use crate::options::Durability;
+use crate::store::count;
+use crate::store::pages::TurnSession;
+use crate::turn::Turn;
+use crate::value::NewValue;
+use crate::write_set::WriteSet;
+use esker_base::sync::{MutexGuard, Ordering};
+use esker_base::{CommitNo, Error, Lsn, PageId, Result};
+use esker_index::kind::{GroupWrite, GroupWrites, Look, PreparedGroup, Value};
+use esker_index::pages::{Step, Stop, View};
+
+/// Leaves that one commit has made sparse and that are looked at again after it.
+const SPARSE_MAX: usize = 64;
+
+/// Latched groups of one commit; more than this are applied one after the other, the turn held.
+fn groups_max(frames: u32) -> usize {
+    (frames as usize / 4).max(4)
+}
+
+impl Engine {
+    /// Commits a write set atomically. `reads` must not have changed since `begin`. Returns the log
+    /// position after it, if there was anything to write.
+    pub(crate) fn write_many(
+        &self,
+        mut set: WriteSet,
+        reads: Option<(&ReadSet, CommitNo)>,
+        transaction: u64,
+        durability: Durability,
+    ) -> Result<Option<Lsn>> {
+        self.check_writable()?;
+        set.finish();
+        let limit_bytes = self.options.write_set_bytes_max();
+        if set.bytes() > limit_bytes {
+            return Err(Error::TooLarge { bytes: set.bytes(), limit_bytes });
+        }
+        if set.is_empty() {
+            return Ok(None);
+        }
+        if !set.only_deletes() {
+            self.check_space()?;
+        }
+        for table in &set.tables {
+            self.throttle(table)?;
+        }
+        let mut payload = Vec::with_capacity(usize::try_from(set.bytes()).unwrap_or(0));
+        set.encode(&mut payload);
+        let mut large = self.make_large(&set)?;
+        let mut job = Job { set: &set, large: &mut large, payload: &payload, reads, transaction };
+        let (lsn, _) = if set.ranges.is_empty() {
+            self.warm_all(&set)?;
+            self.commit_latched(&mut job)?
+        } else if set.is_one_range() {
+            self.commit_range(&mut job)?
+        } else {
+            self.warm_all(&set)?;
+            self.commit_chunked(&mut job)?
+        };
+        count(&self.counters.commits, 1);
+        self.acknowledge(lsn, durability)?;
+        Ok(Some(lsn))
+    }
+
+    /// Fills the pages of all large values, by index of the point write.
+    pub(crate) fn make_large<'s>(&'s self, set: &WriteSet) -> Result<Vec<(usize, NewValue<'s>)>> {
+        let limit = self.max_inline_value_bytes();
+        let values = set.points().filter_map(|point| point.value);
+        let pages: usize = values.map(|value| self.large_pages(value)).sum();
+        let pages_max = self.large_pages_max();
+        if pages > pages_max {
+            let bytes = |pages: usize| (pages * self.store.frames.content_bytes()) as u64;
+            return Err(Error::TooLarge { bytes: bytes(pages), limit_bytes: bytes(pages_max) });
+        }
+        let mut large = Vec::new();
+        for (i, point) in set.points().enumerate() {
+            if let Some(value) = point.value
+                && value.len() > limit
+            {
+                let table = set.tables[point.table as usize].id;
+                large.push((i, NewValue::new(&self.store, table, value)?));
+            }
+        }
+        Ok(large)
+    }
+
+    /// Brings in the leaves that a write set touches, in batches of reads, as far as a quarter of
+    /// memory goes.
+    pub(crate) fn warm_all(&self, set: &WriteSet) -> Result<()> {
+        let mut missing: Vec<PageId> = Vec::new();
+        let limit = groups_max(self.store.frames.count());
+        let mut loaded = 0;
+        for point in set.points() {
+            if loaded + missing.len() >= limit {
+                break;
+            }
+            let table = &set.tables[point.table as usize];
+            // Branches are read at once, leaves together.
+            let leaf = self.read(View::Current, |session| {
+                let root = &table.root;
+                table.index.page_of(session, root, View::Current, point.key, Look::Blind)
+            })?;
+            let Some(leaf) = leaf else { continue };
+            if self.store.resident.get(leaf).is_none() && missing.last() != Some(&leaf) {
+                missing.push(leaf);
+                if missing.len() == 32 {
+                    loaded += missing.len();
+                    // Read-ahead: what fails here is met again, with its error, below.
+                    let _ignored = self.store.load_many(&missing, View::Current).is_err();
+                    missing.clear();
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let _ignored = self.store.load_many(&missing, View::Current).is_err();
+        }
+        Ok(())
+    }
+
+    /// The ordinary way: every leaf latched before the log is written.
+    fn commit_latched(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
+        let set = job.set;
+        let mut tries = Tries::default();
+        loop {
+            let mut turn = self.enter_for(job)?;
+            if !self.wal.fits(&turn.tail, job.payload.len()) {
+                drop(turn);
+                self.make_log_room(job.payload.len(), set.only_deletes())?;
+                continue;
+            }
+            let commit = turn.last.next();
+            let Turn { tail, cuts, ring, reserve, .. } = &mut *turn;
+            let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
+            let mut groups: Vec<(u32, AnyGroup<'_, '_>)> = Vec::new();
+            let stop = loop {
+                let done: usize = groups.iter().map(|(_, group)| group.len()).sum();
+                if done == set.len() {
+                    break None;
+                }
+                if groups.len() >= groups_max(self.store.frames.count()) {
+                    break Some(None);
+                }
+                match prepare_next(&session, job, done) {
+                    Ok(group) => groups.push(group),
+                    Err(stop) => break Some(Some(stop)),
+                }
+            };
+            if let Some(stop) = stop {
+                let changed = session.changed();
+                drop(groups);
+                drop(session);
+                self.leave_early(turn, commit, changed);
+                match stop {
+                    Some(Stop::Reserve) if tries.is_spent() => {
+                        return self.commit_chunked(job);
+                    }
+                    // The leaves push each other out of a memory that is too small for all.
+                    Some(Stop::Missing(_)) if tries.is_thrashing(set.len()) => {
+                        return self.commit_chunked(job);
+                    }
+                    Some(stop) => self.follow_up(stop, View::Current, &mut tries)?,
+                    None => return self.commit_chunked(job),
+                }
+                continue;
+            }
+            let lsn = self.wal.append(tail, commit, &[job.payload]);
+            let mut done = 0;
+            let mut rows: Vec<i64> = vec![0; set.tables.len()];
+            let mut sparse: Vec<usize> = Vec::new();
+            for (table, group) in &mut groups {
+                let writes = job.writes_from(done);
+                session.set_table(set.tables[*table as usize].id);
+                rows[*table as usize] += self.apply_group(&session, group, &writes);
+                if group.is_sparse() && sparse.len() < SPARSE_MAX {
+                    sparse.push(done);
+                }
+                done += group.len();
+            }
+            job.commit_large(commit);
+            if ring.is_recording() {
+                for point in set.points() {
+                    let table = set.tables[point.table as usize].id;
+                    ring.wrote(commit, KeyMark::new(table, point.key));
+                }
+            }
+            self.store.published.store(commit.0, Ordering::Release);
+            drop(groups);
+            drop(session);
+            turn.last = commit;
+            drop(turn);
+            for (table, change) in set.tables.iter().zip(rows) {
+                table.add_rows(change);
+            }
+            for i in sparse {
+                let point = set.get(i);
+                self.merge_leaf(&set.tables[point.table as usize], point.key);
+            }
+            return Ok((lsn, commit));
+        }
+    }
+
+    /// Applies a latched group; frees the large values it replaces. Returns the change in rows.
+    pub(super) fn apply_group(
+        &self,
+        session: &TurnSession<'_>,
+        group: &mut AnyGroup<'_, '_>,
+        writes: &Writes<'_, '_, '_>,
+    ) -> i64 {
+        group.apply(writes, &mut |old| self.free_large(session, &old))
+    }
+
+    /// A single range delete, latched like an ordinary write.
+    fn commit_range(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
+        let range = &job.set.ranges[0];
+        let table = &job.set.tables[range.table as usize];
+        let mut tries = Tries::default();
+        loop {
+            let mut turn = self.enter_for(job)?;
+            if !self.wal.fits(&turn.tail, job.payload.len()) {
+                drop(turn);
+                self.make_log_room(job.payload.len(), job.set.only_deletes())?;
+                continue;
+            }
+            let (commit, step) = self.try_range(&mut turn, job);
+            if let Some(commit) = commit {
+                self.publish(&mut turn, commit);
+            }
+            drop(turn);
+            match step {
+                Err(stop) => self.follow_up(stop, View::Current, &mut tries)?,
+                Ok((lsn, commit, rows)) => {
+                    table.add_rows(rows);
+                    self.merge_leaf(table, &range.span.low);
+                    return Ok((lsn, commit));
+                }
+            }
+        }
+    }
+
+    /// As [`Self::try_write_one`], for the one range delete of a job.
+    fn try_range(
+        &self,
+        turn: &mut Turn,
+        job: &Job<'_, '_>,
+    ) -> (Option<CommitNo>, Step<(Lsn, CommitNo, i64)>) {
+        let range = &job.set.ranges[0];
+        let table = &job.set.tables[range.table as usize];
+        let commit = turn.last.next();
+        let Turn { tail, cuts, ring, reserve, .. } = turn;
+        let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
+        session.set_table(table.id);
+        let high = range.span.high.as_deref();
+        let low = &range.span.low;
+        let plan = match table.index.prepare_delete_range(&session, &table.root, low, high) {
+            Ok(plan) => plan,
+            Err(stop) => return (session.changed().then_some(commit), Err(stop)),
+        };
+        let lsn = self.wal.append(tail, commit, &[job.payload]);
+        let rows = plan(&mut |old| self.free_large(&session, &old));
+        ring.wrote_range(commit, RangeMark::new(table.id, &range.span.low, high));
+        (Some(commit), Ok((lsn, commit, rows)))
+    }
+
+    /// Enters the turn and validates what the job has read.
+    pub(super) fn enter_for(&self, job: &Job<'_, '_>) -> Result<MutexGuard<'_, Turn>> {
+        let turn = self.enter(job.transaction);
+        self.check_writable()?;
+        for table in &job.set.tables {
+            if table.dropped.load(Ordering::Relaxed) {
+                return Err(Error::UnknownTable { name: table.name.clone() });
+            }
+        }
+        if let Some((reads, begin)) = job.reads
+            && !turn.ring.is_unchanged(begin, reads)
+        {
+            count(&self.counters.conflicts, 1);
+            return Err(Error::Conflict);
+        }
+        Ok(turn)
+    }
+}
+
+/// One commit on its way.
+#[derive(Debug)]
+pub(crate) struct Job<'a, 's> {
+    pub(crate) set: &'a WriteSet,
+    pub(crate) large: &'a mut Vec<(usize, NewValue<'s>)>,
+    pub(crate) payload: &'a [u8],
+    pub(crate) reads: Option<(&'a ReadSet, CommitNo)>,
+    pub(crate) transaction: u64,
+}
+
+impl<'a, 's> Job<'a, 's> {
+    fn write(&self, i: usize) -> GroupWrite<'_> {
+        let point = self.set.get(i);
+        let large = self.large.binary_search_by_key(&i, |(at, _)| *at).ok();
+        let value = point.value.map(|value| match large {
+            Some(at) => Value::Overflow(self.large[at].1.handle.encode()),
+            None => Value::Inline(value),
+        });
+        GroupWrite { key: point.key, value }
+    }
+    /// The writes to one table from `from` on.
+    pub(super) fn writes_from(&self, from: usize) -> Writes<'_, 'a, 's> {
+        Writes { job: self, from, len: self.set.table_end(from) - from }
+    }
+    pub(super) fn commit_large(&mut self, commit: CommitNo) {
+        for (_, large) in self.large.iter_mut() {
+            large.commit(commit);
+        }
+    }
+}
+
+/// Writes of a job to one table, as an index sees them.
+pub(super) struct Writes<'j, 'a, 's> {
+    job: &'j Job<'a, 's>,
+    from: usize,
+    len: usize,
+}
+
+impl GroupWrites for Writes<'_, '_, '_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn get(&self, i: usize) -> GroupWrite<'_> {
+        self.job.write(self.from + i)
+    }
+}
+
+/// Latches the next leaf and makes room in it for all of the following writes that fall into it.
+pub(super) fn prepare_next<'a, 's>(
+    session: &'a TurnSession<'s>,
+    job: &Job<'a, '_>,
+    done: usize,
+) -> Step<(u32, AnyGroup<'a, 's>)> {
+    let set = job.set;
+    let first = set.get(done).table;
+    let table = &set.tables[first as usize];
+    session.set_table(table.id);
+    let group = table.index.prepare_group(session, &table.root, &job.writes_from(done))?;
+    Ok((first, group))
+}
