@@ -1,51 +1,42 @@
 //! A fourth kind of index, written against the public traits alone: a trie over the bits of a hash.
 //!
 //! ```text
-//!   branch: 2^k words; each names the page of the keys whose next k bits are its number
+//!   branch: 2^k words; word n names the page of the keys whose next k bits are n
 //!     |  |  |  \____ neighbours that name one leaf share it, and halve it when it is full
 //!   leaf leaf branch ____ k bits further down, where a leaf had a word to itself
 //! ```
 //!
-//! A leaf (level 0): rows u16, bytes used u16, then the rows as they came: key length u16, value length u16
-//! (0xffff: a handle), key, value. A branch (level 15 - depth) has words and nothing else.
+//! A leaf (level 0): bytes used u16, then the rows as they came: key length u16, value length u16 (0xffff: a
+//! handle), key, value. A branch has words and nothing else; the level of the root is as high as there are groups
+//! of k bits in a hash, and falls by one on the way down.
 //!
 //! What a kind owes to the engine stands in `esker::index::kind`, how pages are read and changed in
-//! `esker::index::pages`. This one does the least: rows are searched one by one, nothing is read ahead, and
-//! deletes leave the leaves as they are, unless everything goes. Keys whose hashes agree in all
-//! bits must fit into a page.
+//! `esker::index::pages`; `esker::index::leaves` has parts for kinds that keep each row in one leaf. This kind does the
+//! least: rows are searched one by one, nothing is read ahead, and deletes leave the leaves as they are,
+//! unless everything goes. Keys whose hashes agree in all bits must fit into a page.
 //!
 //! `cargo run --example fourth_kind` uses it; `tests/kinds.rs` runs the conformance suite over it.
 
 use esker::index::kind::{
-    CheckStep, Checker, Cursor, Direction, Existing, GroupWrite, GroupWrites, HANDLE_BYTES, Handle,
-    Kind, Look, PreparedGroup, PreparedRange, PreparedWrite, Value,
+    Direction, GroupWrite, GroupWrites, HANDLE_BYTES, Handle, Kind, Look, Value,
 };
-use esker::index::pages::{
-    ChildWord, PageNew, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
+use esker::index::leaves::{
+    DeleteAll, LatchedLeaf, LeafCheck, LeafCursor, LeafFormat, LeafWalk, Row, Way,
 };
+use esker::index::pages::{ChildWord, PageNew, PageRead, Pages, Step, Stop, TurnPages, View};
 use esker::index::{CommitNo, PageId};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-const ROOT_LEVEL: u8 = 15;
-const HEAD_BYTES: usize = 4;
+const HEAD_BYTES: usize = 2;
+const ROW_HEAD_BYTES: usize = 4;
+/// In the place of a value's length: its handle follows.
 const OVERFLOW: usize = 0xffff;
 
-/// The kind: it keeps nothing in memory.
+/// The kind. It keeps nothing in memory beside its pages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trie;
 
-/// FNV-1a, then a finaliser, so that all bits depend on all bytes.
-fn hash(key: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325, step);
-    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    hash ^ (hash >> 32)
-}
-
-/// Words of a branch: they take a quarter to half of the page.
-fn fan(content_bytes: usize) -> usize {
-    1 << (content_bytes / 16).ilog2()
-}
+// What a leaf looks like.
 
 fn u16_at(body: &[u8], at: usize) -> usize {
     usize::from(u16::from_le_bytes([body[at], body[at + 1]]))
@@ -56,316 +47,172 @@ fn set_u16(body: &mut [u8], at: usize, n: usize) {
     body[at..at + 2].copy_from_slice(&n.to_le_bytes());
 }
 
-/// A row of a leaf that was checked, and where it lies.
-struct Row<'a> {
-    at: Range<usize>,
-    key: &'a [u8],
-    value: Value<'a>,
-}
-
-fn row_at(body: &[u8], at: usize) -> Row<'_> {
-    let (key, rest) = body[at + 4..].split_at(u16_at(body, at));
-    let value = match u16_at(body, at + 2) {
-        OVERFLOW => Value::Overflow(rest[..HANDLE_BYTES].try_into().expect("so many bytes")),
-        bytes => Value::Inline(&rest[..bytes]),
-    };
-    Row { at: at..at + row_bytes(key, &value), key, value }
-}
-
-fn rows(body: &[u8]) -> impl Iterator<Item = Row<'_>> {
-    let (mut at, end) = (HEAD_BYTES, u16_at(body, 2));
-    std::iter::from_fn(move || {
-        let row = (at < end).then(|| row_at(body, at))?;
-        at = row.at.end;
-        Some(row)
-    })
-}
-
-fn find<'a>(body: &'a [u8], key: &[u8]) -> Option<Row<'a>> {
-    rows(body).find(|row| row.key == key)
-}
-
 fn row_bytes(key: &[u8], value: &Value<'_>) -> usize {
-    4 + key.len() + value.stored_bytes()
+    ROW_HEAD_BYTES + key.len() + value.stored_bytes()
 }
 
-fn clear(body: &mut [u8]) {
-    set_u16(body, 0, 0);
-    set_u16(body, 2, HEAD_BYTES);
-}
-
-fn insert(body: &mut [u8], key: &[u8], value: &Value<'_>) {
-    let (count, at, end) =
-        (u16_at(body, 0), u16_at(body, 2), u16_at(body, 2) + row_bytes(key, value));
-    let (bytes, len) = match value {
-        Value::Inline(bytes) => (*bytes, bytes.len()),
-        Value::Overflow(handle) => (&handle[..], OVERFLOW),
-        Value::Tombstone => unreachable!("only kinds that write blindly have them"),
-    };
-    set_u16(body, at, key.len());
-    set_u16(body, at + 2, len);
-    body[at + 4..end - bytes.len()].copy_from_slice(key);
-    body[end - bytes.len()..end].copy_from_slice(bytes);
-    set_u16(body, 0, count + 1);
-    set_u16(body, 2, end);
-}
-
-/// Puts or deletes; returns by how many the rows have grown.
-fn change(body: &mut [u8], key: &[u8], value: Option<&Value<'_>>) -> i64 {
-    let old = find(body, key).map(|row| row.at);
-    let grown = i64::from(value.is_some()) - i64::from(old.is_some());
-    if let Some(at) = old {
-        let (count, end) = (u16_at(body, 0), u16_at(body, 2));
-        body.copy_within(at.end..end, at.start);
-        set_u16(body, 0, count - 1);
-        set_u16(body, 2, end - at.len());
+impl LeafFormat for Trie {
+    fn clear(&self, body: &mut [u8]) {
+        set_u16(body, 0, HEAD_BYTES);
     }
-    value.inspect(|value| insert(body, key, value));
-    grown
-}
 
-/// Which hashes a page has: those whose first `bits` bits are those of `first`.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    first: u64,
-    bits: u32,
-}
-
-impl Part {
-    const ALL: Self = Self { first: 0, bits: 0 };
-
-    fn has(self, hash: u64) -> bool {
-        (hash ^ self.first).checked_shr(64 - self.bits).unwrap_or(0) == 0
-    }
-    /// The first hash behind it.
-    fn behind(self) -> Option<u64> {
-        self.first.checked_add(1u64.checked_shl(64 - self.bits)?)
-    }
-    /// In a branch that has this part: the word for `hash`, and the part of the page that it names.
-    fn below(self, branch: &impl PageRead, hash: u64) -> Step<(usize, Self)> {
-        let bits = branch.words().len().ilog2();
-        if self.bits + bits > 64 {
-            return Err(too_many(branch.id()));
+    fn row<'b>(&self, body: &'b [u8], at: usize) -> Option<Row<'b>> {
+        let at = at.max(HEAD_BYTES);
+        if at >= u16_at(body, 0) {
+            return None;
         }
-        let slot = usize::try_from(hash << self.bits >> (64 - bits)).expect("a few bits");
-        let run = run(branch.words(), slot);
-        let first = self.first | ((run.start as u64) << (64 - bits) >> self.bits);
-        Ok((slot, Self { first, bits: self.bits + bits - run.len().ilog2() }))
+        let (key, rest) = body[at + ROW_HEAD_BYTES..].split_at(u16_at(body, at));
+        let value = match u16_at(body, at + 2) {
+            OVERFLOW => Value::Overflow(rest[..HANDLE_BYTES].try_into().expect("so many bytes")),
+            bytes => Value::Inline(&rest[..bytes]),
+        };
+        Some(Row { key, value, place: at..at + row_bytes(key, &value) })
+    }
+
+    fn change(&self, body: &mut [u8], key: &[u8], value: Option<&Value<'_>>) {
+        let mut used = u16_at(body, 0);
+        if let Some(old) = self.find(body, key).map(|row| row.place) {
+            body.copy_within(old.end..used, old.start);
+            used -= old.len();
+        }
+        if let Some(value) = value {
+            let (key_at, bytes) = (used + ROW_HEAD_BYTES, value.stored());
+            let value_at = key_at + key.len();
+            set_u16(body, used, key.len());
+            set_u16(body, used + 2, value.handle().map_or(bytes.len(), |_| OVERFLOW));
+            body[key_at..value_at].copy_from_slice(key);
+            used = value_at + bytes.len();
+            body[value_at..used].copy_from_slice(bytes);
+        }
+        set_u16(body, 0, used);
     }
 }
 
-fn too_many(page: PageId) -> Stop {
-    Stop::Corrupt { page, detail: "more keys of one hash than fit into a page".to_owned() }
+/// Checks a leaf that came from disk: after this, [`LeafFormat::row`] may rely on it.
+fn check_leaf(body: &[u8]) -> Result<(), String> {
+    let used = u16_at(body, 0);
+    let mut at = HEAD_BYTES;
+    while at + ROW_HEAD_BYTES <= used.min(body.len()) {
+        let (key, value) = (u16_at(body, at), u16_at(body, at + 2));
+        at += ROW_HEAD_BYTES + key + if value == OVERFLOW { HANDLE_BYTES } else { value };
+    }
+    let whole = at == used && used <= body.len();
+    whole.then_some(()).ok_or_else(|| format!("rows of {at} bytes, {used} used"))
 }
 
-/// The neighbouring words that name the same page as word `slot`.
-fn run(words: &[ChildWord], slot: usize) -> Range<usize> {
+// What leads to a leaf.
+
+/// FNV-1a, then a finaliser, so that all bits depend on all bytes.
+fn hash(key: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    hash ^ (hash >> 32)
+}
+
+/// How many bits a branch takes (its words fill a quarter to half of the page), and the level of a root.
+fn shape(content_bytes: usize) -> (u32, u8) {
+    let bits = (content_bytes / 16).ilog2();
+    (bits, u8::try_from(64 / bits).expect("a hash has 64 bits"))
+}
+
+/// The words of a branch that lead to a hash, all naming one page, and the hashes which that page has.
+fn fork(branch: &impl PageRead, hash: u64) -> (Range<usize>, RangeInclusive<u64>) {
+    let words = branch.words();
+    let bits = words.len().ilog2();
+    // Bits of a hash that are left for the pages below.
+    let rest = 64 - bits * (64 / bits + 1 - u32::from(branch.level()));
+    let slot = hash >> rest & ((1 << bits) - 1);
+    let slot = usize::try_from(slot).expect("a few bits");
     let same = |i: &usize| words[*i].page() == words[slot].page();
-    let below = (0..slot).rev().take_while(same).count();
-    slot - below..slot + (slot..words.len()).take_while(same).count()
+    let before = (0..slot).rev().take_while(same).count();
+    let run = slot - before..slot + (slot..words.len()).take_while(same).count();
+    let first = (hash >> rest) - before as u64;
+    let last = first + (run.len() - 1) as u64;
+    (run, first << rest..=(last << rest | ((1 << rest) - 1)))
 }
 
-/// The branches on the way down, with the word that was taken in each; and the leaf.
-struct Way<'a, P: Pages + 'a> {
-    branches: Vec<(P::Read<'a>, usize)>,
-    leaf: P::Read<'a>,
+fn down<'a, P: Pages>(pages: &'a P, root: &ChildWord, view: View, hash: u64) -> Step<Way<'a, P>> {
+    Way::down(pages, root, view, |branch| fork(branch, hash).0.start)
 }
 
-impl<'a, P: Pages> Way<'a, P> {
-    /// Goes down to the leaf of a hash. `part` is what the page that was read last should have.
-    fn down(pages: &'a P, root: &ChildWord, view: View, hash: u64, part: &mut Part) -> Step<Self> {
-        let mut branches: Vec<(P::Read<'a>, usize)> = Vec::new();
-        let mut page = pages.read(root, view);
-        while let Ok(branch) = page.as_ref()
-            && branch.level() > 0
-        {
-            let (slot, below) = part.below(branch, hash)?;
-            let next = pages.read(&branch.words()[slot], view);
-            branches.push((std::mem::replace(&mut page, next)?, slot));
-            *part = below;
-        }
-        // While the leaf is latched nothing can move out of it: if all branches are still current, it is the right one.
-        let moved = |(branch, _): &(P::Read<'a>, usize)| !pages.is_current(branch);
-        if view == View::Current && branches.iter().any(moved) {
-            return Err(Stop::Moved);
-        }
-        Ok(Self { branches, leaf: page? })
-    }
-}
+// Writing: all that may stop happens here, before the log is written.
 
-fn look<P: Pages, T>(
-    pages: &P,
-    root: &ChildWord,
-    view: View,
-    key: &[u8],
-    f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
-) -> Step<T> {
-    let leaf = Way::down(pages, root, view, hash(key), &mut Part::ALL.clone())?.leaf;
-    Ok(f(find(leaf.body(), key).map(|row| row.value), leaf.changed_at()))
-}
-
-/// A latched leaf with room for the writes it was prepared for.
-pub(crate) struct Latched<'a, P: TurnPages + 'a> {
-    leaf: P::Write<'a>,
-    key: &'a [u8],
-    len: usize,
-}
-
-/// Latches the leaf of the first write, halving leaves until one has room for all writes that go there.
+/// Latches the leaf of the first write, halving leaves until one has room for all writes that go there. Also
+/// returns how many these are.
 fn latch<'a, P: TurnPages>(
     pages: &'a P,
     root: &ChildWord,
-    key: &'a [u8],
     writes: &dyn GroupWrites,
-) -> Step<Latched<'a, P>> {
+) -> Step<(P::Write<'a>, usize)> {
+    let first = hash(writes.get(0).key);
     loop {
-        let mut part = Part::ALL;
-        let first = hash(writes.get(0).key);
-        let Way { branches, leaf } = Way::down(pages, root, View::Current, first, &mut part)?;
-        // The latch for readers has to go before the one for writers can be had.
-        drop(leaf);
-        let word = branches.last().map_or(root, |(branch, slot)| &branch.words()[*slot]);
-        let leaf = pages.write(word)?;
-        let (body, mut len) = (leaf.body(), 0);
-        let mut bytes = u16_at(body, 2);
-        while len < writes.len() && part.has(hash(writes.get(len).key)) {
+        let (branches, leaf) = down(pages, root, View::Current, first)?.latch(pages, root)?;
+        let parent = branches.last().map(|(branch, _)| branch);
+        let hashes = parent.map_or(0..=u64::MAX, |parent| fork(parent, first).1);
+        let body = leaf.body();
+        let (mut len, mut bytes) = (0, u16_at(body, 0));
+        while len < writes.len() && hashes.contains(&hash(writes.get(len).key)) {
             let GroupWrite { key, value } = writes.get(len);
-            let old = find(body, key).map_or(0, |row| row.at.len());
+            let old = Trie.find(body, key).map_or(0, |row| row.place.len());
             bytes += value.map_or(0, |value| row_bytes(key, &value).saturating_sub(old));
             len += 1;
         }
         if bytes <= body.len() {
-            return Ok(Latched { leaf, key, len });
+            return Ok((leaf, len));
         }
-        split(pages, &branches, part, leaf)?;
+        split(pages, parent, &leaf, first)?;
     }
 }
 
-/// Halves a leaf. All is made before anything is published; and the leaf itself comes last.
+/// Puts two leaves, with half of the hashes each, in the place of one: under the branch above it if that has more
+/// than one word for it, else under a new branch that takes the leaf's own page id (and so may be the root).
 fn split<'a, P: TurnPages>(
     pages: &'a P,
-    branches: &[(P::Read<'a>, usize)],
-    part: Part,
-    mut leaf: P::Write<'a>,
+    parent: Option<&P::Read<'a>>,
+    leaf: &P::Write<'a>,
+    hash_there: u64,
 ) -> Step<()> {
-    if part.bits == 64 {
-        return Err(too_many(leaf.id()));
-    }
-    let fan = fan(pages.content_bytes());
-    let mut halves = [vec![0; leaf.body().len()], vec![0; leaf.body().len()]];
+    let (bits, top) = shape(pages.content_bytes());
+    let (run, hashes) = parent.map_or((0..1, 0..=u64::MAX), |parent| fork(parent, hash_there));
+    let mut halves = [pages.create(0, 0)?, pages.create(0, 0)?];
     for half in &mut halves {
-        clear(half);
+        Trie.clear(half.body_mut());
     }
-    for row in rows(leaf.body()) {
-        let upper = hash(row.key) << part.bits >> 63;
-        insert(&mut halves[usize::from(upper == 1)], row.key, &row.value);
+    let middle = hashes.start() + (hashes.end() - hashes.start()) / 2;
+    for row in Trie.rows(leaf.body()) {
+        let half = &mut halves[usize::from(hash(row.key) > middle)];
+        Trie.change(half.body_mut(), row.key, Some(&row.value));
     }
-    let [lower, upper] = halves;
-    let mut right = pages.create(0, 0)?;
-    right.body_mut().copy_from_slice(&upper);
-    let word = |page: PageId| ChildWord::pack(page, ChildWord::NO_HINT);
-    let (own, other) = (word(leaf.id()), word(right.id()));
-    let pair = |words: &mut [u64], own| {
-        words[..fan / 2].fill(own);
-        words[fan / 2..].fill(other);
+    let shared = parent.filter(|_| run.len() > 1);
+    let (mut branch, run) = match shared {
+        Some(parent) => {
+            let mut branch = pages.replace(parent.id(), parent.level(), 1 << bits)?;
+            let words = parent.words().iter().map(ChildWord::load);
+            branch.words_mut().iter_mut().zip(words).for_each(|(to, word)| *to = word);
+            (branch, run)
+        }
+        None => match parent.map_or(top, |parent| parent.level() - 1) {
+            0 => {
+                let detail = "more keys of one hash than fit into a page".to_owned();
+                return Err(Stop::Corrupt { page: leaf.id(), detail });
+            }
+            level => (pages.replace(leaf.id(), level, 1 << bits)?, 0..1 << bits),
+        },
     };
-    let Some((parent, slot)) = branches.last() else {
-        let mut left = pages.create(0, 0)?;
-        left.body_mut().copy_from_slice(&lower);
-        let mut top = pages.replace(leaf.id(), ROOT_LEVEL, fan)?;
-        pair(top.words_mut(), word(left.id()));
-        pages.publish(left);
-        pages.publish(right);
-        pages.publish(top);
-        return Ok(());
-    };
-    let mut words: Vec<u64> = parent.words().iter().map(ChildWord::load).collect();
-    let run = run(parent.words(), *slot);
-    let mut below = None;
-    if run.len() > 1 {
-        words[run.start + run.len() / 2..run.end].fill(other);
-    } else {
-        let mut branch = pages.create(parent.level() - 1, fan)?;
-        pair(branch.words_mut(), own);
-        words[*slot] = word(branch.id());
-        below = Some(branch);
+    // New pages first, then what makes them known: nobody meets half of a split.
+    let [lower, upper] = halves.map(|half| pages.publish(half));
+    let middle = run.start + run.len() / 2;
+    branch.words_mut()[run.start..middle].fill(lower);
+    branch.words_mut()[middle..run.end].fill(upper);
+    pages.publish(branch);
+    if shared.is_some() {
+        pages.free(leaf.id());
     }
-    let mut new = pages.replace(parent.id(), parent.level(), fan)?;
-    new.words_mut().copy_from_slice(&words);
-    pages.publish(right);
-    below.map(|branch| pages.publish(branch));
-    pages.publish(new);
-    leaf.body_mut().copy_from_slice(&lower);
     Ok(())
 }
 
-impl<P: TurnPages> PreparedWrite for Latched<'_, P> {
-    fn existing(&self) -> Existing<'_> {
-        find(self.leaf.body(), self.key)
-            .map_or(Existing::Absent, |row| Existing::Present(row.value))
-    }
-    fn replaced(&self) -> Option<Handle> {
-        match self.existing() {
-            Existing::Present(Value::Overflow(handle)) => Some(handle),
-            _ => None,
-        }
-    }
-    fn put(&mut self, value: Value<'_>) -> i64 {
-        change(self.leaf.body_mut(), self.key, Some(&value))
-    }
-    fn delete(&mut self) -> i64 {
-        change(self.leaf.body_mut(), self.key, None)
-    }
-    fn is_sparse(&self) -> bool {
-        false
-    }
-}
-
-impl<P: TurnPages> PreparedGroup for Latched<'_, P> {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn apply(&mut self, writes: &dyn GroupWrites, replaced: &mut dyn FnMut(Handle)) -> i64 {
-        let body = self.leaf.body_mut();
-        let write = |GroupWrite { key, value }| {
-            if let Some(Value::Overflow(handle)) = find(body, key).map(|row| row.value) {
-                replaced(handle);
-            }
-            change(body, key, value.as_ref())
-        };
-        (0..self.len).map(|i| writes.get(i)).map(write).sum()
-    }
-    fn is_sparse(&self) -> bool {
-        false
-    }
-}
-
-/// A leaf that takes the place of everything; and what hangs under the old root.
-pub(crate) struct Everything<'a, P: TurnPages + 'a> {
-    pages: &'a P,
-    what: Result<P::Write<'a>, (P::New<'a>, Vec<u64>)>,
-}
-
-impl<P: TurnPages> PreparedRange for Everything<'_, P> {
-    fn apply(self, replaced: &mut dyn FnMut(Handle)) -> i64 {
-        match self.what {
-            Ok(mut leaf) => {
-                let count = u16_at(leaf.body(), 0);
-                Trie.handles(0, leaf.body(), replaced);
-                clear(leaf.body_mut());
-                -i64::try_from(count).expect("rows of a page")
-            }
-            Err((root, words)) => {
-                self.pages.publish(root);
-                for word in words {
-                    self.pages.free_tree(word, ROOT_LEVEL - 1);
-                }
-                // Nobody has counted them.
-                -i64::MAX
-            }
-        }
-    }
-}
+// All of it, as the engine knows it.
 
 impl Kind for Trie {
     fn is_ordered(&self) -> bool {
@@ -375,34 +222,25 @@ impl Kind for Trie {
         hash(key)
     }
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
-        if level > 0 {
-            let is_branch = level <= ROOT_LEVEL && words == fan(words * 8 + body.len());
-            return is_branch.then_some(()).ok_or_else(|| format!("{words} words, level {level}"));
+        let (bits, top) = shape(words * 8 + body.len());
+        match level {
+            0 if words == 0 => check_leaf(body),
+            _ if level <= top && words == 1 << bits => Ok(()),
+            _ => Err(format!("{words} words at level {level}")),
         }
-        let (count, end) = (u16_at(body, 0), u16_at(body, 2).min(body.len()));
-        let (mut at, mut found) = (HEAD_BYTES, 0);
-        while at + 4 <= end {
-            let (key, value) = (u16_at(body, at), u16_at(body, at + 2));
-            at += 4 + key + if value == OVERFLOW { HANDLE_BYTES } else { value };
-            found += 1;
-        }
-        let whole = words == 0 && at == u16_at(body, 2) && at == end && found == count;
-        whole.then_some(()).ok_or_else(|| format!("{found} rows in {at} bytes, not {count}"))
     }
     fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
-        if level == 0 { u16_at(body, 2)..body.len() } else { 0..body.len() }
+        if level == 0 { u16_at(body, 0)..body.len() } else { 0..body.len() }
     }
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
-        for row in rows(if level == 0 { body } else { &[0; HEAD_BYTES] }) {
-            if let Value::Overflow(handle) = row.value {
-                visit(handle);
-            }
+        if level == 0 {
+            self.each_handle(body, visit);
         }
     }
 
     fn create<P: TurnPages>(&self, pages: &P) -> Step<PageId> {
         let mut root = pages.create(0, 0)?;
-        clear(root.body_mut());
+        self.clear(root.body_mut());
         Ok(ChildWord::page_of(pages.publish(root)))
     }
     fn get<P: Pages, T>(
@@ -413,26 +251,11 @@ impl Kind for Trie {
         key: &[u8],
         f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
     ) -> Step<T> {
-        look(pages, root, view, key, f)
-    }
-    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _: Look) -> Step<()> {
-        look(pages, root, View::Current, key, |_, _| ())
-    }
-    fn page_of<P: Pages>(
-        &self,
-        pages: &P,
-        root: &ChildWord,
-        view: View,
-        key: &[u8],
-        _: Look,
-    ) -> Step<Option<PageId>> {
-        match look(pages, root, view, key, |_, _| ()) {
-            Err(Stop::Missing(page)) => Ok(Some(page)),
-            looked => looked.map(|()| None),
-        }
+        let leaf = down(pages, root, view, hash(key))?.leaf;
+        Ok(f(self.find(leaf.body(), key).map(|row| row.value), leaf.changed_at()))
     }
 
-    type Prepared<'a, P: TurnPages + 'a> = Latched<'a, P>;
+    type Prepared<'a, P: TurnPages + 'a> = LatchedLeaf<'a, P, Self>;
     fn prepare<'a, P: TurnPages>(
         &'a self,
         pages: &'a P,
@@ -440,147 +263,86 @@ impl Kind for Trie {
         key: &'a [u8],
         new: Option<&Value<'_>>,
         _: Look,
-    ) -> Step<Latched<'a, P>> {
-        latch(pages, root, key, &[GroupWrite { key, value: new.copied() }])
+    ) -> Step<LatchedLeaf<'a, P, Self>> {
+        let (leaf, _) = latch(pages, root, &[GroupWrite { key, value: new.copied() }])?;
+        Ok(LatchedLeaf::for_write(self, leaf, key))
     }
-    type Group<'a, P: TurnPages + 'a> = Latched<'a, P>;
+    type Group<'a, P: TurnPages + 'a> = LatchedLeaf<'a, P, Self>;
     fn prepare_group<'a, P: TurnPages>(
         &'a self,
         pages: &'a P,
         root: &'a ChildWord,
         writes: &dyn GroupWrites,
-    ) -> Step<Latched<'a, P>> {
-        latch(pages, root, &[], writes)
+    ) -> Step<LatchedLeaf<'a, P, Self>> {
+        let (leaf, len) = latch(pages, root, writes)?;
+        Ok(LatchedLeaf::for_group(self, leaf, len))
     }
-    type Range<'a, P: TurnPages + 'a> = Everything<'a, P>;
+    type Range<'a, P: TurnPages + 'a> = DeleteAll<'a, P, Self>;
     fn prepare_delete_range<'a, P: TurnPages>(
         &'a self,
         pages: &'a P,
         root: &'a ChildWord,
         _: &'a [u8],
         _: Option<&'a [u8]>,
-    ) -> Step<Everything<'a, P>> {
-        let top = pages.read(root, View::Current)?;
-        if top.level() == 0 {
-            drop(top);
-            return Ok(Everything { pages, what: Ok(pages.write(root)?) });
-        }
-        let mut words: Vec<u64> = top.words().iter().map(ChildWord::load).collect();
-        words.dedup_by_key(|word| ChildWord::page_of(*word));
-        let mut new = pages.replace(top.id(), 0, 0)?;
-        clear(new.body_mut());
-        Ok(Everything { pages, what: Err((new, words)) })
-    }
-    fn tidy<P: TurnPages>(&self, _: &P, _: &ChildWord, _: &[u8]) -> Step<bool> {
-        Ok(false)
+    ) -> Step<DeleteAll<'a, P, Self>> {
+        DeleteAll::prepare(self, pages, root)
     }
 
-    type Cursor = TrieCursor;
-    fn cursor(&self, _: &[u8], _: Option<&[u8]>, _: Direction) -> TrieCursor {
-        TrieCursor { next: Some(0), leaf: vec![0; HEAD_BYTES], row: 0, at: HEAD_BYTES }
+    type Cursor = LeafCursor<Self, Walk>;
+    fn cursor(&self, _: &[u8], _: Option<&[u8]>, _: Direction) -> LeafCursor<Self, Walk> {
+        LeafCursor::new(Self, Walk::START)
     }
-    fn estimate_rows<P: Pages>(
-        &self,
-        _: &P,
-        _: &ChildWord,
-        _: View,
-        _: &[u8],
-        _: Option<&[u8]>,
-        total: u64,
-    ) -> Step<u64> {
-        Ok(total)
-    }
-    type Check = TrieCheck;
-    fn check(&self, _: PageId) -> TrieCheck {
-        TrieCheck { next: Some(0), behind: None }
+    type Check = LeafCheck<Self, Walk>;
+    fn check(&self, _: PageId) -> LeafCheck<Self, Walk> {
+        LeafCheck::new(Self, Walk::START)
     }
 }
 
-/// All rows, in the order of the hash: one leaf after the other is copied.
+/// From leaf to leaf, in the order of the hashes.
 #[derive(Debug)]
-pub(crate) struct TrieCursor {
+pub(crate) struct Walk {
     /// Hashes from here on are still to come; `None` at the end.
     next: Option<u64>,
-    leaf: Vec<u8>,
-    /// Where the row lies that it is at, and the one behind it.
-    row: usize,
-    at: usize,
-}
-
-impl Cursor for TrieCursor {
-    fn next_in_memory(&mut self) -> Option<bool> {
-        if self.at < u16_at(&self.leaf, 2) {
-            (self.row, self.at) = (self.at, row_at(&self.leaf, self.at).at.end);
-            return Some(true);
-        }
-        self.next.is_none().then_some(false)
-    }
-    fn next<P: Pages>(&mut self, pages: &P, root: &ChildWord, view: View) -> Step<bool> {
-        loop {
-            if let Some(found) = self.next_in_memory() {
-                return Ok(found);
-            }
-            let mut part = Part::ALL;
-            let leaf = Way::down(pages, root, view, self.next.unwrap_or(0), &mut part)?.leaf;
-            self.leaf = leaf.body().to_vec();
-            (self.next, self.at) = (part.behind(), HEAD_BYTES);
-        }
-    }
-    fn row(&mut self) -> (&[u8], Value<'_>) {
-        let row = row_at(&self.leaf, self.row);
-        (row.key, row.value)
-    }
-    fn upcoming<P: Pages>(
-        &mut self,
-        _: &P,
-        _: &ChildWord,
-        _: View,
-        _: &mut Vec<PageId>,
-    ) -> Step<()> {
-        Ok(())
-    }
-}
-
-/// A walk over all leaves and the ways to them.
-#[derive(Debug)]
-pub(crate) struct TrieCheck {
-    next: Option<u64>,
-    /// What comes after the page that was read last.
+    /// As `next`, behind the page that was looked at last.
     behind: Option<u64>,
 }
 
-impl Checker for TrieCheck {
-    fn step<P: Pages>(
+impl Walk {
+    const START: Self = Self { next: Some(0), behind: None };
+}
+
+impl LeafWalk for Walk {
+    fn way<'a, P: Pages>(
         &mut self,
-        pages: &P,
+        pages: &'a P,
         root: &ChildWord,
         view: View,
-        visit: &mut dyn FnMut(Handle),
-    ) -> Step<CheckStep> {
-        let Some(next) = self.next else { return Ok(CheckStep::Done) };
-        let mut part = Part::ALL;
-        let way = Way::down(pages, root, view, next, &mut part);
-        self.behind = part.behind();
-        let Way { branches, leaf } = way?;
-        for (level, (branch, slot)) in (0..=ROOT_LEVEL).rev().zip(&branches) {
-            let run = run(branch.words(), *slot);
-            let aligned = run.len().is_power_of_two() && run.start.is_multiple_of(run.len());
-            if branch.level() != level || !aligned {
-                return Ok(CheckStep::Wrong(format!("{:?}: level or words", branch.id())));
-            }
-        }
-        let mut keys: Vec<&[u8]> = rows(leaf.body()).map(|row| row.key).collect();
-        keys.sort_unstable();
-        let twice = keys.windows(2).any(|pair| pair[0] == pair[1]);
-        if twice || keys.iter().any(|key| !part.has(hash(key))) {
-            return Ok(CheckStep::Wrong(format!("{:?}: a row that belongs elsewhere", leaf.id())));
-        }
-        Trie.handles(0, leaf.body(), visit);
-        self.next = self.behind;
-        Ok(CheckStep::Page { rows: keys.len() })
+    ) -> Step<Option<Way<'a, P>>> {
+        let Some(next) = self.next else { return Ok(None) };
+        self.behind = None;
+        let choose = |branch: &P::Read<'a>| {
+            let (run, hashes) = fork(branch, next);
+            self.behind = hashes.end().checked_add(1);
+            run.start
+        };
+        Way::down(pages, root, view, choose).map(Some)
     }
-    fn skip(&mut self) {
+    fn go_on(&mut self) {
         self.next = self.behind;
+    }
+    fn check<P: Pages>(&self, way: &Way<'_, P>) -> Result<(), String> {
+        let mut hashes = 0..=u64::MAX;
+        for (depth, (branch, _)) in (0..).zip(&way.branches) {
+            let (run, below) = fork(branch, self.next.unwrap_or(0));
+            let aligned = run.len().is_power_of_two() && run.start.is_multiple_of(run.len());
+            let top = 64 / branch.words().len().ilog2();
+            if u32::from(branch.level()) + depth != top || !aligned {
+                return Err(format!("{:?}: its level or its words", branch.id()));
+            }
+            hashes = below;
+        }
+        let strayed = Trie.rows(way.leaf.body()).any(|row| !hashes.contains(&hash(row.key)));
+        if strayed { Err("a row that belongs elsewhere".to_owned()) } else { Ok(()) }
     }
 }
 
@@ -600,10 +362,8 @@ fn main() -> esker::Result<()> {
     })?;
     let user = sessions.get(10u32.to_le_bytes())?.unwrap_or_default();
     println!("session 10 is of {}", String::from_utf8_lossy(&user));
-    println!(
-        "who is {:?}",
-        users.get(&user)?.map(|state| String::from_utf8_lossy(&state).into_owned())
-    );
+    let state = users.get(&user)?.unwrap_or_default();
+    println!("who is {}", String::from_utf8_lossy(&state));
     println!("{} sessions, in the order of their hashes", sessions.rows()?.count());
     println!("verified: {}", db.verify()?.is_sound());
     Ok(())

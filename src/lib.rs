@@ -99,11 +99,11 @@ pub use ticket::Ticket;
 pub use txn::{Isolation, Transaction, TransactionRows};
 pub use verify::{Damage, Verified};
 
-/// What a kind of index of your own is written against: the trait, and the pages it is given. Registered with
+/// What a kind of index of your own is written against: the trait, the pages it is given, and parts for it. Registered with
 /// [`Options::index_kind`]; `examples/fourth_kind.rs` is one.
 pub mod index {
     pub use esker_base::{CommitNo, PageId};
-    pub use esker_index::{kind, pages};
+    pub use esker_index::{kind, leaves, pages};
 }
 
 /// Longest key, in bytes, with pages of the default size: a quarter of a page.

@@ -6,6 +6,9 @@
 //! may stop ([`Stop`](crate::pages::Stop)); it is then called again from the start, after what it asked
 //! for was done.
 //!
+//! A new kind begins with little: much of [`Kind`] has a default, and [`leaves`](crate::leaves) has ready-made parts
+//! for kinds that keep each row in one leaf.
+//!
 //! # What the engine promises
 //!
 //! - Writes come one at a time, in the commit turn ([`TurnPages`]), each first prepared and then, once
@@ -22,7 +25,7 @@
 //!   published; the rules of [`pages`](crate::pages) make it so.
 //! - A page that its [`Kind::check_page`] has accepted makes none of its code panic.
 
-use crate::pages::{BuildPages, ChildWord, Pages, Step, TurnPages, View};
+use crate::pages::{BuildPages, ChildWord, Pages, Step, Stop, TurnPages, View};
 use esker_base::codec::head64;
 use esker_base::{CommitNo, PageId};
 use std::fmt;
@@ -48,10 +51,21 @@ pub enum Value<'a> {
 impl Value<'_> {
     /// Bytes that it takes in a page.
     pub fn stored_bytes(&self) -> usize {
+        self.stored().len()
+    }
+    /// These bytes.
+    pub fn stored(&self) -> &[u8] {
         match self {
-            Self::Inline(value) => value.len(),
-            Self::Overflow(_) => HANDLE_BYTES,
-            Self::Tombstone => 0,
+            Self::Inline(value) => value,
+            Self::Overflow(handle) => handle,
+            Self::Tombstone => &[],
+        }
+    }
+    /// Where it is, if it lies outside its page.
+    pub fn handle(&self) -> Option<Handle> {
+        match self {
+            Self::Overflow(handle) => Some(*handle),
+            Self::Inline(_) | Self::Tombstone => None,
         }
     }
 }
@@ -138,14 +152,22 @@ impl<const N: usize> GroupWrites for [GroupWrite<'_>; N] {
 pub trait PreparedWrite {
     /// What the key holds now.
     fn existing(&self) -> Existing<'_>;
-    /// The large value that no page refers to any more once this write is applied.
-    fn replaced(&self) -> Option<Handle>;
+    /// The large value that no page refers to any more once this write is applied: as a rule what the key holds.
+    #[inline]
+    fn replaced(&self) -> Option<Handle> {
+        match self.existing() {
+            Existing::Present(value) => value.handle(),
+            Existing::Unknown | Existing::Absent => None,
+        }
+    }
     /// Puts the value that was prepared for. Returns by how many the rows have grown, as far as that is known.
     fn put(&mut self, value: Value<'_>) -> i64;
     /// Removes the key. Returns as [`Self::put`].
     fn delete(&mut self) -> i64;
     /// True if what was written to should be tidied up ([`Kind::tidy`]).
-    fn is_sparse(&self) -> bool;
+    fn is_sparse(&self) -> bool {
+        false
+    }
 }
 
 /// Writes to pages that are latched, waiting to be applied. Dropping it changes nothing.
@@ -157,7 +179,9 @@ pub trait PreparedGroup {
     /// to any more. Returns by how many the rows have grown, as far as that is known.
     fn apply(&mut self, writes: &dyn GroupWrites, replaced: &mut dyn FnMut(Handle)) -> i64;
     /// True if what was written to should be tidied up ([`Kind::tidy`]).
-    fn is_sparse(&self) -> bool;
+    fn is_sparse(&self) -> bool {
+        false
+    }
 }
 
 /// A range delete that only waits to be applied. Dropping it changes nothing.
@@ -185,11 +209,13 @@ pub trait Cursor: fmt::Debug + Send {
     /// As [`Pages::read`], for pages above them.
     fn upcoming<P: Pages>(
         &mut self,
-        pages: &P,
-        root: &ChildWord,
-        view: View,
-        out: &mut Vec<PageId>,
-    ) -> Step<()>;
+        _pages: &P,
+        _root: &ChildWord,
+        _view: View,
+        _out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        Ok(())
+    }
     /// Where the page after this one is, if that is known: its lines are then fetched while this one's rows are
     /// looked at.
     fn ahead(&self) -> Option<Ahead> {
@@ -272,7 +298,9 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// What is wrong.
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
     /// The part of a body that need not be kept on disk.
-    fn hole(&self, level: u8, body: &[u8]) -> Range<usize>;
+    fn hole(&self, _level: u8, body: &[u8]) -> Range<usize> {
+        body.len()..body.len()
+    }
     /// Calls `visit` with every handle that a page refers to.
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle));
 
@@ -298,9 +326,15 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Kind::get`].
-    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], look: Look) -> Step<()>;
+    #[inline]
+    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
+        // The search, too: its lines are then in the processor's cache.
+        self.get(pages, root, View::Current, key, |value, _| {
+            std::hint::black_box(value.is_some());
+        })
+    }
     /// The page that a get of `key`, or a write to it, is going to need and that may not be in memory, without bringing
-    /// it in.
+    /// it in. The default is what a get is missing first.
     ///
     /// # Errors
     /// As [`Kind::get`], for pages above it.
@@ -310,8 +344,13 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
         root: &ChildWord,
         view: View,
         key: &[u8],
-        look: Look,
-    ) -> Step<Option<PageId>>;
+        _look: Look,
+    ) -> Step<Option<PageId>> {
+        match self.get(pages, root, view, key, |_, _| ()) {
+            Err(Stop::Missing(page)) => Ok(Some(page)),
+            looked => looked.map(|()| None),
+        }
+    }
 
     /// See [`Kind::prepare`].
     type Prepared<'a, P: TurnPages + 'a>: PreparedWrite;
@@ -360,7 +399,9 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Kind::prepare`]; what is not in memory is not worth a read.
-    fn tidy<P: TurnPages>(&self, pages: &P, root: &ChildWord, key: &[u8]) -> Step<bool>;
+    fn tidy<P: TurnPages>(&self, _pages: &P, _root: &ChildWord, _key: &[u8]) -> Step<bool> {
+        Ok(false)
+    }
 
     /// See [`Kind::cursor`].
     type Cursor: Cursor;
@@ -368,19 +409,22 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// without order is only asked for everything, forward.
     fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> Self::Cursor;
 
-    /// About how many rows lie in a range; `total` is what the engine has counted in all.
+    /// About how many rows lie in a range; `total` is what the engine has counted in all, and the default. A kind without
+    /// order is only asked for everything.
     ///
     /// # Errors
     /// As [`Kind::get`].
     fn estimate_rows<P: Pages>(
         &self,
-        pages: &P,
-        root: &ChildWord,
-        view: View,
-        low: &[u8],
-        high: Option<&[u8]>,
+        _pages: &P,
+        _root: &ChildWord,
+        _view: View,
+        _low: &[u8],
+        _high: Option<&[u8]>,
         total: u64,
-    ) -> Step<u64>;
+    ) -> Step<u64> {
+        Ok(total)
+    }
 
     /// See [`Kind::check`].
     type Check: Checker;

@@ -8,6 +8,7 @@ pub mod btree;
 pub mod fractal;
 pub mod hash;
 pub mod kind;
+pub mod leaves;
 #[cfg(test)]
 pub(crate) mod mock;
 pub mod pages;

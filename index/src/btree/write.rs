@@ -86,13 +86,6 @@ impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
     fn existing(&self) -> Existing<'_> {
         self.row().map_or(Existing::Absent, Existing::Present)
     }
-    #[inline]
-    fn replaced(&self) -> Option<Handle> {
-        match self.row() {
-            Some(Value::Overflow(handle)) => Some(handle),
-            _ => None,
-        }
-    }
     /// Also takes a value that needs no more room than the one prepared for.
     #[inline]
     fn put(&mut self, value: Value<'_>) -> i64 {

@@ -116,11 +116,6 @@ impl Kind for Fractal {
         self.prepare_range(pages, root, low, high)
     }
 
-    /// Background work does it.
-    fn tidy<P: TurnPages>(&self, _pages: &P, _root: &ChildWord, _key: &[u8]) -> Step<bool> {
-        Ok(false)
-    }
-
     type Cursor = FractalCursor;
     fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> FractalCursor {
         FractalCursor::new(low, high, direction)

@@ -278,9 +278,6 @@ impl<P: TurnPages> PreparedWrite for FractalPrepared<'_, P> {
     fn delete(&mut self) -> i64 {
         self.write(Value::Tombstone)
     }
-    fn is_sparse(&self) -> bool {
-        false
-    }
 }
 
 /// Writes in which a delete puts a tombstone.
@@ -326,9 +323,6 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
         self.fractal.fill(bytes);
         let new = self.inner.apply(&Blind(writes), replaced);
         new - 2 * deletes.min(new)
-    }
-    fn is_sparse(&self) -> bool {
-        false
     }
 }
 

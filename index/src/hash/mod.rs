@@ -164,11 +164,6 @@ impl Kind for Hash {
             f(value, page.changed_at())
         })
     }
-    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
-        self.get(pages, root, View::Current, key, |value, _| {
-            std::hint::black_box(value.is_some());
-        })
-    }
     fn page_of<P: Pages>(
         &self,
         pages: &P,
@@ -224,18 +219,6 @@ impl Kind for Hash {
         let everything = low.is_empty() && high.is_none() && direction == Direction::Forward;
         assert!(everything, "a table without order has no ranges");
         HashCursor::new()
-    }
-
-    fn estimate_rows<P: Pages>(
-        &self,
-        _pages: &P,
-        _root: &ChildWord,
-        _view: View,
-        _low: &[u8],
-        _high: Option<&[u8]>,
-        total: u64,
-    ) -> Step<u64> {
-        Ok(total)
     }
 
     type Check = Check;

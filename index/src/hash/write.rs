@@ -89,12 +89,6 @@ impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
             None => Existing::Absent,
         }
     }
-    fn replaced(&self) -> Option<Handle> {
-        match self.existing() {
-            Existing::Present(Value::Overflow(handle)) => Some(handle),
-            _ => None,
-        }
-    }
     fn put(&mut self, value: Value<'_>) -> i64 {
         let body = self.bucket.body_mut();
         if let Some(i) = self.at {
