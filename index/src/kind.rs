@@ -3,7 +3,7 @@
 //!
 //! An index is made once per open table and shared by all threads; what it keeps in memory beside its
 //! pages is its own business, and may be lost at any moment: pages are the truth. Every call
-//! may stop ([`Stop`](crate::pages::Stop)); it is then called again from the start, after what it asked
+//! may stop ([`Stop`]); it is then called again from the start, after what it asked
 //! for was done.
 //!
 //! A new kind begins with little: much of [`Kind`] has a default, and [`leaves`](crate::leaves) has ready-made parts
