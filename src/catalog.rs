@@ -11,6 +11,7 @@
 //! freed yet, come with root page 0: whoever frees the pages must know their kind.
 
 use crate::kinds::AnyKind;
+use crate::pace::Pace;
 use crate::store::packing::Packing;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
@@ -112,6 +113,8 @@ pub(crate) struct TableState {
     work_failed: AtomicU8,
     /// How its leaves compress.
     pub(crate) packing: Packing,
+    /// How fast it may be written while background work is behind.
+    pub(crate) pace: Pace,
 }
 
 impl TableState {
@@ -134,6 +137,7 @@ impl TableState {
             dropped: AtomicBool::new(false),
             work_failed: AtomicU8::new(0),
             packing: Packing::default(),
+            pace: Pace::default(),
         }
     }
     /// # Errors

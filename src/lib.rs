@@ -67,6 +67,7 @@ mod kinds;
 mod merge;
 mod open;
 mod options;
+mod pace;
 mod range;
 mod read_ahead;
 mod record;

@@ -6,6 +6,7 @@
 
 use crate::catalog::TableState;
 use crate::engine::{Engine, Tries};
+use crate::pace;
 use crate::read_ahead::READ_NOW;
 use crate::store::pages::{BuildReserve, BuildSession, TurnSession};
 use crate::store::{Freed, count};
@@ -29,7 +30,7 @@ const STEPS_WITHOUT_THREADS: usize = 2;
 /// How long the outcome of work waits for the turn before it is left to the next round.
 const TURN_WAIT: Duration = Duration::from_millis(20);
 /// A writer that waits for background work looks again after this long.
-const DEBT_WAIT: Duration = Duration::from_millis(2);
+const DEBT_WAIT: Duration = Duration::from_millis(1);
 
 /// What work under way has set aside.
 #[derive(Debug, Default)]
@@ -199,6 +200,19 @@ impl Engine {
         table: &Arc<TableState>,
         turn: Option<&mut Turn>,
     ) -> Result<()> {
+        let (before, max) = table.index.debt();
+        let result = self.publish_work(working, table, turn);
+        let (after, _) = table.index.debt();
+        table.pace.note(self.store.disk.now(), before, after, max);
+        result
+    }
+
+    fn publish_work(
+        &self,
+        working: &mut Working,
+        table: &Arc<TableState>,
+        turn: Option<&mut Turn>,
+    ) -> Result<()> {
         let mut tries = Tries::default();
         if let Some(turn) = turn {
             // In the middle of a commit that is not published: what this changes is published with it.
@@ -333,7 +347,7 @@ impl Engine {
     #[inline]
     pub(crate) fn throttle(&self, table: &TableState) -> Result<()> {
         let (debt, max) = table.index.debt();
-        if debt * 2 > max { self.pay_debt(table) } else { Ok(()) }
+        if debt * pace::FREE > max { self.pay_debt(table) } else { Ok(()) }
     }
 
     #[cold]
@@ -345,13 +359,8 @@ impl Engine {
         self.work_wake.wake();
         loop {
             let (debt, max) = table.index.debt();
-            if debt < max || !table.may_wait_for_work()? {
-                // From nothing at half of the limit to some microseconds a write near it.
-                let over = (debt * 2).saturating_sub(max);
-                let spins = over * 64 / max.max(1);
-                for _ in 0..spins {
-                    std::hint::spin_loop();
-                }
+            let allowed = table.pace.debt_bytes_max(self.store.disk.now(), debt, max);
+            if debt <= allowed && debt < max || !table.may_wait_for_work()? {
                 return Ok(());
             }
             count(&self.counters.debt_stalls, 1);
@@ -359,7 +368,12 @@ impl Engine {
             if table.dropped.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            self.worked.wait(DEBT_WAIT);
+            if debt < max {
+                // What is allowed grows with time, not with each step of work.
+                thread::sleep(DEBT_WAIT);
+            } else {
+                self.worked.wait(DEBT_WAIT);
+            }
         }
     }
 

@@ -139,10 +139,11 @@ impl Kind for Fractal {
     }
 
     fn debt_bytes(&self) -> u64 {
-        let soft = self.config.runs_soft() as u64;
-        let runs = self.root_runs.load(Ordering::Relaxed).saturating_sub(soft);
-        let filled = self.filled_bytes.load(Ordering::Relaxed);
-        runs * self.config.memtable_bytes + filled.saturating_sub(self.config.memtable_bytes)
+        // It grows byte by byte, whether a memtable becomes a run or not: writers are paced by it.
+        let memtable_bytes = self.config.memtable_bytes;
+        let runs = self.root_runs.load(Ordering::Relaxed);
+        let held_bytes = runs * memtable_bytes + self.filled_bytes.load(Ordering::Relaxed);
+        held_bytes.saturating_sub((self.config.runs_soft() as u64 + 1) * memtable_bytes)
     }
     fn debt_bytes_max(&self) -> u64 {
         let runs = self.config.runs_hard() - self.config.runs_soft();
