@@ -91,7 +91,7 @@ pub use db::{ConflictCheck, Database};
 pub use esker_base::{Error, Result};
 pub use merge::MergeFn;
 pub use options::{Durability, Options};
-pub use range::KeyRange;
+pub use range::{KeyRange, KeySpan};
 pub use rows::{Row, Rows};
 pub use snapshot::Snapshot;
 pub use stats::{Stats, TableStats};

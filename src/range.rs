@@ -1,6 +1,55 @@
 //! Ranges of keys, as callers write them.
 
+use std::fmt;
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+
+/// Keys in a report: from `low` up to, not including, `high`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct KeySpan {
+    /// The first key.
+    pub low: Vec<u8>,
+    /// Where they end; `None`: nowhere.
+    pub high: Option<Vec<u8>>,
+}
+
+impl KeySpan {
+    /// All keys.
+    pub const ALL: Self = Self { low: Vec::new(), high: None };
+
+    pub(crate) fn new(low: &[u8], high: Option<&[u8]>) -> Self {
+        Self { low: low.to_vec(), high: high.map(<[u8]>::to_vec) }
+    }
+    /// True if `key` is among them.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        &self.low[..] <= key && self.high.as_ref().is_none_or(|high| key < &high[..])
+    }
+    /// True if these are all keys.
+    pub fn is_all(&self) -> bool {
+        self.low.is_empty() && self.high.is_none()
+    }
+}
+
+impl fmt::Display for KeySpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.high {
+            None if self.low.is_empty() => f.write_str("all keys"),
+            None => write!(f, "keys from \"{}\" on", self.low.escape_ascii()),
+            Some(high) if self.low.is_empty() => {
+                write!(f, "keys below \"{}\"", high.escape_ascii())
+            }
+            Some(high) if high.strip_suffix(&[0]) == Some(&self.low) => {
+                write!(f, "key \"{}\"", self.low.escape_ascii())
+            }
+            Some(high) => write!(
+                f,
+                "keys from \"{}\" up to, not including, \"{}\"",
+                self.low.escape_ascii(),
+                high.escape_ascii()
+            ),
+        }
+    }
+}
 
 /// Anything that names a range of keys: each of std's range types over anything that is bytes.
 ///

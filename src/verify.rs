@@ -1,12 +1,16 @@
 //! Verification: every byte that the database relies on, read and checked.
 //!
-//! Three passes, under a cut and with cleaning held off: every page of every table through its tree (order, fences,
-//! levels, large values), every image that the page map names (checksum, identity, and that something leads to
-//! it: a bit a page id), and the map against the segment table (live bytes to the byte).
+//! Passes, under a cut and with cleaning held off: the superblock's slots, the checkpoint's file and the log; every page of
+//! every table through its tree (order, fences, levels, large values); every image that the page map names, and both images of
+//! its nodes (checksum, identity, and that something leads to it: a bit a page id); and the map against the segment
+//! table (live bytes to the byte). What is damaged is reported with the table and the keys that it affects.
 
 use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
+use crate::kinds::ErasedChecker;
+use crate::range::KeySpan;
 use crate::store::image::{Address, Codec, ImageHead, kind, segment_name};
+use crate::store::superblock::{self, Superblock};
 use crate::store::{FreedTree, Store, TableBytes};
 use crate::table::HeldCut;
 use crate::value::{self, Handle};
@@ -18,6 +22,7 @@ use std::collections::BTreeMap;
 
 /// What [`Database::verify`](crate::Database::verify) found.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Verified {
     /// Tables walked.
@@ -42,14 +47,59 @@ pub struct Verified {
 pub struct Damage {
     /// The table affected, if one is known.
     pub table: Option<String>,
+    /// Its keys that are affected. `None`: they are not known, or have no order; it may be any.
+    pub keys: Option<KeySpan>,
+    /// There is a second copy, which serves: no table is affected.
+    pub has_copy: bool,
     /// What is wrong.
     pub error: Error,
+}
+
+impl Damage {
+    fn of(error: Error) -> Self {
+        Self { table: None, keys: None, has_copy: false, error }
+    }
+
+    /// The same damage as `other`, met at the next keys of the same table.
+    fn continues(&self, other: &Self) -> bool {
+        let place = |damage: &Self| match &damage.error {
+            Error::Corrupt { file, offset, .. } => Some((file.clone(), *offset)),
+            _ => None,
+        };
+        let ends = other.keys.as_ref().map(|keys| keys.high.as_deref());
+        let begins = self.keys.as_ref().map(|keys| Some(&keys.low[..]));
+        self.table == other.table && place(self) == place(other) && ends.is_some() && ends == begins
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Damage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut out = serializer.serialize_struct("Damage", 4)?;
+        out.serialize_field("table", &self.table)?;
+        out.serialize_field("keys", &self.keys)?;
+        out.serialize_field("has_copy", &self.has_copy)?;
+        out.serialize_field("error", &self.error.to_string())?;
+        out.end()
+    }
 }
 
 impl Verified {
     /// True if nothing is wrong.
     pub fn is_sound(&self) -> bool {
         self.damage.is_empty()
+    }
+
+    /// Adds damage of a table, or joins it with what was met just before.
+    fn add(&mut self, table: &str, keys: Option<KeySpan>, error: Error) {
+        let damage = Damage { table: Some(table.to_owned()), keys, has_copy: false, error };
+        match self.damage.last_mut() {
+            Some(last) if damage.continues(last) => {
+                last.keys.as_mut().expect("it has").high = damage.keys.expect("it has").high;
+            }
+            _ => self.damage.push(damage),
+        }
     }
 
     fn has(&self, wanted: &str, at: u64) -> bool {
@@ -62,15 +112,73 @@ impl Verified {
 pub(crate) fn verify(engine: &Arc<Engine>) -> Result<Verified> {
     let mut found = Verified::default();
     // Nothing may be moved or freed meanwhile.
-    let _maintenance = engine.maintenance.lock();
+    let superblock = engine.maintenance.lock();
+    check_root(engine, &superblock, &mut found)?;
+    let trees_begin = found.damage.len();
     let (cut, mut reach) = Reach::begin(engine);
     walk_tables(engine, &mut found, &mut reach)?;
-    if found.is_sound() {
+    if found.damage.len() == trees_begin {
         reach.walk(engine)?;
     }
     drop(cut);
     check_images(engine, &mut found, &reach)?;
     Ok(found)
+}
+
+/// Checks what a restart begins with: superblock, checkpoint, log.
+fn check_root(engine: &Engine, superblock: &Superblock, found: &mut Verified) -> Result<()> {
+    let disk = &*engine.store.disk;
+    for at in superblock::bad_slots(disk, superblock)? {
+        let error = Error::corrupt("superblock", superblock::SUPER_NAME, at, "a slot is damaged");
+        found.damage.push(Damage { has_copy: true, ..Damage::of(error) });
+    }
+    if let [first, second] = &mut found.damage[..] {
+        (first.has_copy, second.has_copy) = (false, false);
+    }
+    match superblock::read_checkpoint(disk, superblock) {
+        Ok(_) => {}
+        Err(error @ Error::Corrupt { .. }) => found.damage.push(Damage::of(error)),
+        Err(error) => return Err(error),
+    }
+    if engine.read_only {
+        return Ok(());
+    }
+    match check_log(engine, superblock) {
+        // What is being appended may look so: once more, with nobody appending.
+        Err(Error::Corrupt { .. }) => {
+            let _turn = engine.turn.lock();
+            match check_log(engine, superblock) {
+                Err(error @ Error::Corrupt { .. }) => found.damage.push(Damage::of(error)),
+                checked => return checked,
+            }
+        }
+        checked => return checked,
+    }
+    Ok(())
+}
+
+/// Reads what is in the log. The caller keeps maintenance away, so nothing is released meanwhile.
+fn check_log(engine: &Engine, superblock: &Superblock) -> Result<()> {
+    let disk = &*engine.store.disk;
+    let end = engine.wal.position();
+    let Superblock { database, incarnation, log_start, .. } = *superblock;
+    if log_start >= end {
+        return Ok(());
+    }
+    let mut reached = log_start;
+    let visit = &mut |group: esker_wal::Group<'_>| {
+        reached = group.end;
+        // What was appended since is not looked at.
+        if reached >= end { Err(Error::Closed) } else { Ok(()) }
+    };
+    match esker_wal::read(disk, database, incarnation, log_start, visit) {
+        Err(Error::Closed) if reached >= end => Ok(()),
+        Ok(read) if read.end < end => {
+            let detail = format!("it ends at {:?}, and was written up to {end:?}", read.end);
+            Err(Error::corrupt("log", disk.label(), 0, detail))
+        }
+        read => read.map(drop),
+    }
 }
 
 /// Which pages something leads to, as of a cut: a table, or a list of what is to be freed.
@@ -196,9 +304,6 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
             continue;
         }
         found.tables += 1;
-        let mut damaged = |error: Error| {
-            found.damage.push(Damage { table: Some(table.name.clone()), error });
-        };
         // Leaf by leaf, so that memory stays bounded and every page may be loaded on the way.
         let mut walk = table.index.check(table.root.page());
         let mut handles = Vec::new();
@@ -207,15 +312,18 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
             let step = engine.read(view, |session| {
                 walk.step(session, &table.root, view, &mut |handle| handles.push(handle))
             });
+            let place =
+                |walk: &dyn ErasedChecker| walk.place().map(|(low, high)| KeySpan::new(low, high));
             match step {
                 Ok(CheckStep::Done) => break,
                 Ok(CheckStep::Page { rows }) => found.rows += rows as u64,
                 Ok(CheckStep::Wrong(detail)) => {
-                    damaged(Error::corrupt("tree", engine.store.disk.label(), 0, detail));
+                    let error = Error::corrupt("tree", engine.store.disk.label(), 0, detail);
+                    found.add(&table.name, place(&*walk), error);
                     walk.skip();
                 }
                 Err(error @ Error::Corrupt { .. }) => {
-                    damaged(error);
+                    found.add(&table.name, place(&*walk), error);
                     walk.skip();
                 }
                 Err(error) => return Err(error),
@@ -227,7 +335,9 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
                 reach.add_range(range.first, u64::from(range.pages));
                 match value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64) {
                     Ok(_) => {}
-                    Err(error @ Error::Corrupt { .. }) => damaged(error),
+                    Err(error @ Error::Corrupt { .. }) => {
+                        found.add(&table.name, place(&*walk), error);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -252,7 +362,11 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
                 Ok(address) => address,
                 Err(error @ Error::Corrupt { .. }) => {
                     drop(state);
-                    found.damage.push(Damage { table: None, error });
+                    // Many pages are behind one node of the map.
+                    if !matches!(&error, Error::Corrupt { file, offset, .. } if found.has(file, *offset))
+                    {
+                        found.damage.push(Damage::of(error));
+                    }
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -278,7 +392,7 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
             // Met already on the way through a tree, with the table's name.
             Err(Error::Corrupt { file, offset, .. }) if found.has(&file, offset) => {}
             Err(error @ Error::Corrupt { .. }) => {
-                found.damage.push(Damage { table: None, error });
+                found.damage.push(Damage::of(error));
             }
             Err(error) => return Err(error),
         }
@@ -289,22 +403,42 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
             found.unreached
         );
         let error = Error::corrupt("page map", store.disk.label(), 0, detail);
-        found.damage.push(Damage { table: None, error });
+        found.damage.push(Damage::of(error));
     }
-    let mut state = store.state.lock();
-    let state = &mut *state;
-    let load = &mut |node, address| store.load_map_node(node, address);
-    state.map.each_node(next, load, &mut |address| {
-        *live.entry(address.segment).or_insert(0) += u64::from(address.bytes);
-        found.images += 1;
-        found.image_bytes += u64::from(address.bytes);
-    })?;
+    let mut nodes = Vec::new();
+    {
+        let mut state = store.state.lock();
+        let load = &mut |node, address| store.load_map_node(node, address);
+        state.map.each_node(next, load, &mut |node, copies| nodes.push((node, copies)))?;
+    }
+    for (node, copies) in nodes {
+        let before = found.damage.len();
+        for at in copies.each() {
+            *live.entry(at.segment).or_insert(0) += u64::from(at.bytes);
+            found.images += 1;
+            found.image_bytes += u64::from(at.bytes);
+            match store.load_map_node(node, at) {
+                Ok(_) => {}
+                Err(Error::Corrupt { file, offset, .. }) if found.has(&file, offset) => {}
+                Err(error @ Error::Corrupt { .. }) => {
+                    found.damage.push(Damage::of(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if found.damage.len() == before + 1 {
+            found.damage[before].has_copy = true;
+            let load = &mut |node, address| store.load_map_node(node, address);
+            store.state.lock().map.write_again(node, load)?;
+        }
+    }
+    let state = store.state.lock();
     for (id, segment) in &state.segments.table {
         let counted = live.get(id).copied().unwrap_or(0);
         if counted != segment.live {
             let detail = format!("{counted} live bytes counted, {} recorded", segment.live);
             let error = Error::corrupt("segment table", segment_name(*id), 0, detail);
-            found.damage.push(Damage { table: None, error });
+            found.damage.push(Damage::of(error));
         }
     }
     for table in engine.catalog.read().by_name.values() {
@@ -312,7 +446,7 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
         if counted != recorded && found.damage.is_empty() {
             let detail = format!("{counted} bytes of images counted, {recorded} recorded");
             let error = Error::corrupt("table", store.disk.label(), 0, detail);
-            found.damage.push(Damage { table: Some(table.name.clone()), error });
+            found.add(&table.name, None, error);
         }
     }
     Ok(())

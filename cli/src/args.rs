@@ -229,6 +229,8 @@ pub(crate) struct Stat {
 }
 
 /// Read every byte that the database relies on and check it. Exit code 1 if damage is found.
+///
+/// Says which tables and which of their keys the damage affects. `esker repair` makes a database of what is left.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Verify {

@@ -3,8 +3,10 @@
 use crate::args::{Stat, Tables, Verify};
 use crate::failure::{Ending, Failure, say};
 use crate::output::{self, Output};
+use crate::show;
 use crate::tables::{self, NOTES};
 use comfy_table::{CellAlignment, Table, presets};
+use esker::{Damage, KeySpan};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -117,22 +119,56 @@ fn human(name: &str, figure: u64) -> String {
     }
 }
 
+/// Which table and keys damage affects, before a colon; nothing if that is not known.
+fn affected(damage: &Damage) -> String {
+    if damage.has_copy {
+        return "a copy serves instead, nothing is lost: ".to_owned();
+    }
+    let Some(table) = &damage.table else { return String::new() };
+    let keys =
+        damage.keys.as_ref().map_or("any key may be affected".to_owned(), KeySpan::to_string);
+    format!("table {table:?}, {keys}: ")
+}
+
+/// Keys as a member of a JSON object: as text, and if they are none, in hexadecimal.
+pub(crate) fn keys_json(keys: &KeySpan) -> Value {
+    let mut members = Map::new();
+    let mut end = |name: &str, key: &[u8]| {
+        if let Ok(text) = std::str::from_utf8(key) {
+            members.insert(name.to_owned(), text.into());
+        } else {
+            let mut hex = Vec::new();
+            show::json_hex(key, &mut hex);
+            let hex = String::from_utf8(hex).expect("hexadecimal digits");
+            members.insert(format!("{name}_hex"), hex.trim_matches('"').into());
+        }
+    };
+    end("from", &keys.low);
+    if let Some(high) = &keys.high {
+        end("to", high);
+    }
+    Value::Object(members)
+}
+
 pub(crate) fn verify(args: &Verify, json: bool) -> Result<Ending, Failure> {
     let db = tables::open(&args.dir)?;
     let found = db.verify()?;
     for damage in found.damage.iter().take(SHOWN_MAX) {
-        let table = damage.table.as_deref().map(|name| format!("table {name:?}: "));
-        say(&format_args!("damage: {}{}", table.unwrap_or_default(), damage.error));
+        say(&format_args!("damage: {}{}", affected(damage), damage.error));
     }
     if found.damage.len() > SHOWN_MAX {
         let more = found.damage.len() - SHOWN_MAX;
         say(&format_args!("... and {more} more; --json lists all of them"));
     }
     if json {
-        let damage = found
-            .damage
-            .iter()
-            .map(|damage| json!({ "table": damage.table, "error": damage.error.to_string() }));
+        let damage = found.damage.iter().map(|damage| {
+            json!({
+                "table": damage.table,
+                "keys": damage.keys.as_ref().map(keys_json),
+                "has_copy": damage.has_copy,
+                "error": damage.error.to_string(),
+            })
+        });
         output::json(&json!({
             "sound": found.is_sound(),
             "tables": found.tables,

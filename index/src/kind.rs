@@ -264,6 +264,11 @@ pub trait Checker: fmt::Debug {
     ) -> Step<CheckStep>;
     /// Goes on behind the page that was last looked at.
     fn skip(&mut self);
+    /// The keys that the page last looked at holds, or was to hold: from the first up to, not including, the second
+    /// (`None`: to the end). `None` if they are not known, or have no order.
+    fn place(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        None
+    }
 }
 
 /// How far background work has come.

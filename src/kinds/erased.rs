@@ -261,6 +261,7 @@ pub(crate) trait ErasedChecker: fmt::Debug {
         visit: &mut dyn FnMut(Handle),
     ) -> Step<CheckStep>;
     fn skip(&mut self);
+    fn place(&self) -> Option<(&[u8], Option<&[u8]>)>;
 }
 
 impl<C: Checker> ErasedChecker for Outside<C> {
@@ -275,5 +276,8 @@ impl<C: Checker> ErasedChecker for Outside<C> {
     }
     fn skip(&mut self) {
         self.0.skip();
+    }
+    fn place(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.0.place()
     }
 }

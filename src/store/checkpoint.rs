@@ -3,7 +3,7 @@
 //! The steps and why in this order: DESIGN.md §4.6. The metadata of a checkpoint is a sequence of varints:
 //!
 //! ```text
-//! commit | next image number | map height | map root (4 numbers)
+//! commit | next image number | map height | two images of the map's root (4 numbers each)
 //! | next page id | free ranges: count, (first, count)*
 //! | to free: count, (commit, table, page, level + 1 or 0 for a range of pages, pages)*
 //! | segment table (segment.rs) | bytes by table: count, (table, bytes)* | engine's part: length, bytes
@@ -11,7 +11,7 @@
 
 use super::frame::{DIRTY, PINNED};
 use super::image::Address;
-use super::map::Map;
+use super::map::{Copies, Map};
 use super::segment::Segments;
 use super::superblock::{self, Superblock};
 use super::{FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, count, map_fan};
@@ -149,7 +149,7 @@ impl Store {
             let mut written = Vec::with_capacity(dirty.len());
             for node in dirty {
                 written.push((node, self.stage_map_node(writer, node)?));
-                if writer.fresh.is_full() {
+                if writer.fresh.is_full() || writer.second.is_full() {
                     self.flush(writer)?;
                 }
             }
@@ -246,7 +246,9 @@ fn encode(state: &State, cut: CommitNo, next_number: u64, engine: &[u8], out: &m
     put_varint(out, cut.0);
     put_varint(out, next_number);
     put_varint(out, u64::from(state.map.height()));
-    put_address(out, state.map.root());
+    for copy in state.map.root().each() {
+        put_address(out, copy);
+    }
     put_varint(out, state.ids.next);
     put_varint(out, state.ids.free.len() as u64);
     for (first, n) in &state.ids.free {
@@ -298,7 +300,7 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
     let commit = CommitNo(reader.varint()?);
     let next_number = reader.varint()?;
     let height = u8::try_from(reader.varint()?).ok().filter(|h| (1..=16).contains(h))?;
-    let root = read_address(&mut reader)?;
+    let root = Copies { first: read_address(&mut reader)?, second: read_address(&mut reader)? };
     let mut ids = PageIds { next: reader.varint()?, free: Vec::new() };
     for _ in 0..reader.varint()? {
         ids.free.push((reader.varint()?, reader.varint()?));

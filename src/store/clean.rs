@@ -6,6 +6,7 @@ use super::image::{Address, Codec, ImageHead, kind};
 use super::map::NodeId;
 use super::pages::Session;
 use super::segment::Segment;
+use super::write_out::Lane;
 use super::{Freed, FreedTree, State, Store, Writer, count};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, PageId, Result, SegmentId, TableId};
@@ -192,7 +193,8 @@ impl Store {
         let mut writer = self.lock_writer();
         self.flush(&mut writer)?;
         writer.fresh.seal(&self.state)?;
-        writer.moved.seal(&self.state)
+        writer.moved.seal(&self.state)?;
+        writer.second.seal(&self.state)
     }
 
     /// Moves the live images out of one segment, if the policy finds one worth it. Not while a
@@ -260,10 +262,11 @@ impl Store {
             if self.is_live(&mut self.state.lock(), &head, old)? {
                 writer.image.clear();
                 writer.image.extend_from_slice(image);
-                let new = self.append(writer, head.number, true)?;
+                let lane = self.lane_of_move(&head, old)?;
+                let new = self.append(writer, head.number, lane)?;
                 moves.push(Move { head, old, new });
                 moved += bytes as u64;
-                if writer.moved.is_full() {
+                if writer.moved.is_full() || writer.second.is_full() {
                     self.finish_moves(writer, &mut moves)?;
                 }
             }
@@ -285,9 +288,19 @@ impl Store {
         let load = &mut |node, address| self.load_map_node(node, address);
         if head.kind == kind::MAP {
             let node = NodeId::of_page(head.page);
-            return Ok(state.map.node_address(node, load)? == at);
+            return Ok(state.map.copies(node, load)?.each().contains(&at));
         }
         Ok(state.map.get(head.page, load)? == at)
+    }
+
+    /// Where to move an image: the two of a map node stay apart.
+    fn lane_of_move(&self, head: &ImageHead, at: Address) -> Result<Lane> {
+        if head.kind != kind::MAP {
+            return Ok(Lane::Moved);
+        }
+        let load = &mut |node, address| self.load_map_node(node, address);
+        let copies = self.state.lock().map.copies(NodeId::of_page(head.page), load)?;
+        Ok(if copies.second == at { Lane::Second } else { Lane::Moved })
     }
 
     fn finish_moves(&self, writer: &mut Writer, moves: &mut Vec<Move>) -> Result<()> {
@@ -300,9 +313,10 @@ impl Store {
             if head.kind == kind::MAP {
                 let load = &mut |node, address| self.load_map_node(node, address);
                 let node = NodeId::of_page(head.page);
-                let before = state.map.moved(node, new, load)?;
-                state.segments.add(new);
-                state.segments.remove(before);
+                if state.map.moved(node, old, new, load)? {
+                    state.segments.add(new);
+                    state.segments.remove(old);
+                }
                 continue;
             }
             self.install_in_map(&mut state, head.page, head.table, new)?;

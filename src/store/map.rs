@@ -3,9 +3,13 @@
 //! A radix tree of nodes with `fan` addresses each: level 0 nodes hold addresses of pages, higher ones
 //! addresses of nodes below. Nodes are written as images like pages; they are loaded when needed and clean ones may be
 //! dropped. Only the root's address stands outside, in the checkpoint.
+//!
+//! Each node has two images ([`Copies`]) in segments apart: one that rots would take all pages behind it along, hundreds or
+//! more, of all tables. So a node above level 0 has half as many children as it has addresses. The second image is read
+//! when the first is damaged; the node is then written anew with the next checkpoint.
 
 use super::image::Address;
-use esker_base::{PageId, Result};
+use esker_base::{Error, PageId, Result};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -28,6 +32,32 @@ impl NodeId {
     }
 }
 
+/// Where the two images of a node lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Copies {
+    pub(crate) first: Address,
+    pub(crate) second: Address,
+}
+
+impl Copies {
+    /// No images.
+    pub(crate) const NONE: Self = Self { first: Address::NONE, second: Address::NONE };
+    /// The addresses of a node's image in its parent.
+    const COUNT: usize = 2;
+
+    pub(crate) fn is_none(self) -> bool {
+        self.first.is_none()
+    }
+    pub(crate) fn each(self) -> [Address; Self::COUNT] {
+        [self.first, self.second]
+    }
+    /// These, with one moved.
+    fn moved(self, from: Address, to: Address) -> Self {
+        let place = |at: Address| if at == from { to } else { at };
+        Self { first: place(self.first), second: place(self.second) }
+    }
+}
+
 #[derive(Debug)]
 struct Node {
     entries: Box<[Address]>,
@@ -41,32 +71,30 @@ pub(crate) type LoadNode<'a> = &'a mut dyn FnMut(NodeId, Address) -> Result<Box<
 /// The map.
 #[derive(Debug)]
 pub(crate) struct Map {
+    /// Addresses in a node.
     fan: u64,
     /// Levels; the root is node 0 of level `height - 1`.
     height: u8,
-    root: Address,
+    root: Copies,
     nodes: BTreeMap<NodeId, Node>,
     /// Where dropping clean nodes goes on.
     hand: Option<NodeId>,
 }
 
 impl Map {
-    /// An empty map. `fan` is a power of two.
+    /// An empty map. `fan` is a power of two, 4 at least.
     pub(crate) fn new(fan: usize) -> Self {
-        Self::open(fan, 1, Address::NONE)
+        Self::open(fan, 1, Copies::NONE)
     }
     /// A map whose root lies at `root`.
-    pub(crate) fn open(fan: usize, height: u8, root: Address) -> Self {
+    pub(crate) fn open(fan: usize, height: u8, root: Copies) -> Self {
         Self { fan: fan as u64, height, root, nodes: BTreeMap::new(), hand: None }
     }
     pub(crate) fn height(&self) -> u8 {
         self.height
     }
-    pub(crate) fn root(&self) -> Address {
+    pub(crate) fn root(&self) -> Copies {
         self.root
-    }
-    pub(crate) fn set_root(&mut self, root: Address) -> Address {
-        std::mem::replace(&mut self.root, root)
     }
     /// Nodes in memory.
     #[cfg(test)]
@@ -76,49 +104,63 @@ impl Map {
     fn top(&self) -> NodeId {
         NodeId { level: self.height - 1, index: 0 }
     }
-    fn parent(&self, node: NodeId) -> (NodeId, usize) {
-        let parent = NodeId { level: node.level + 1, index: node.index / self.fan };
-        (parent, self.slot(node.index))
+    /// Children of a node above level 0.
+    fn children(&self) -> u64 {
+        self.fan / Copies::COUNT as u64
     }
+    /// The parent of a node, and where the addresses of its images begin there.
     #[expect(clippy::cast_possible_truncation, reason = "below fan")]
-    fn slot(&self, index: u64) -> usize {
-        (index % self.fan) as usize
+    fn parent(&self, node: NodeId) -> (NodeId, usize) {
+        let children = self.children();
+        let parent = NodeId { level: node.level + 1, index: node.index / children };
+        (parent, (node.index % children) as usize * Copies::COUNT)
+    }
+    /// Pages below a node of this level; `None` beyond all that there can be.
+    fn span(&self, level: u8) -> Option<u64> {
+        self.fan.checked_mul(self.children().checked_pow(u32::from(level))?)
     }
 
     /// Brings a node in; one that never had an image starts empty.
     fn node(&mut self, id: NodeId, load: LoadNode<'_>) -> Result<&mut Node> {
         if !self.nodes.contains_key(&id) {
-            let address = self.node_address(id, load)?;
-            let entries = if address.is_none() {
+            let copies = self.copies(id, load)?;
+            let mut dirty = false;
+            let entries = if copies.is_none() {
                 vec![Address::NONE; usize::try_from(self.fan).expect("fan is small")].into()
             } else {
-                load(id, address)?
+                load(id, copies.first).or_else(|error| {
+                    // Written anew with the next checkpoint, so that there are two again.
+                    dirty = true;
+                    load(id, copies.second).map_err(|_also| error)
+                })?
             };
-            self.nodes.insert(id, Node { entries, dirty: false, used: true });
+            self.nodes.insert(id, Node { entries, dirty, used: true });
         }
         let node = self.nodes.get_mut(&id).expect("just inserted");
         node.used = true;
         Ok(node)
     }
 
-    /// Where the newest image of a node lies.
-    pub(crate) fn node_address(&mut self, id: NodeId, load: LoadNode<'_>) -> Result<Address> {
+    /// Where the newest images of a node lie.
+    pub(crate) fn copies(&mut self, id: NodeId, load: LoadNode<'_>) -> Result<Copies> {
         if id == self.top() {
             return Ok(self.root);
         }
         if id.level >= self.height {
-            return Ok(Address::NONE);
+            return Ok(Copies::NONE);
         }
         let (parent, slot) = self.parent(id);
-        Ok(self.node(parent, load)?.entries[slot])
+        let entries = &self.node(parent, load)?.entries;
+        Ok(Copies { first: entries[slot], second: entries[slot + 1] })
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "below fan")]
     fn leaf_of(&self, page: PageId) -> (NodeId, usize) {
-        (NodeId { level: 0, index: page.0 / self.fan }, self.slot(page.0))
+        (NodeId { level: 0, index: page.0 / self.fan }, (page.0 % self.fan) as usize)
     }
 
     fn covers(&self, page: PageId) -> bool {
-        self.fan.checked_pow(u32::from(self.height)).is_none_or(|pages| page.0 < pages)
+        self.span(self.height - 1).is_none_or(|pages| page.0 < pages)
     }
 
     /// Where the newest image of a page lies; `NONE` if it has none.
@@ -140,16 +182,22 @@ impl Map {
         while !self.covers(page) {
             // A new root above the old one, whose address becomes its first entry.
             let mut entries = vec![Address::NONE; usize::try_from(self.fan).expect("fan is small")];
-            entries[0] = self.root;
+            entries[..Copies::COUNT].copy_from_slice(&self.root.each());
             let id = NodeId { level: self.height, index: 0 };
             self.nodes.insert(id, Node { entries: entries.into(), dirty: true, used: true });
             self.height += 1;
-            self.root = Address::NONE;
+            self.root = Copies::NONE;
         }
         let (leaf, slot) = self.leaf_of(page);
         let node = self.node(leaf, load)?;
         node.dirty = true;
         Ok(std::mem::replace(&mut node.entries[slot], address))
+    }
+
+    /// Has a node written anew with the next checkpoint: one of its images is damaged.
+    pub(crate) fn write_again(&mut self, id: NodeId, load: LoadNode<'_>) -> Result<()> {
+        self.node(id, load)?.dirty = true;
+        Ok(())
     }
 
     /// The dirty nodes of a level, in order.
@@ -164,49 +212,66 @@ impl Map {
         &self.nodes[&id].entries
     }
 
-    /// A node's image was written at `address`; returns where its former one lies.
+    /// A node's images were written; returns where the former ones lie.
     pub(crate) fn written(
         &mut self,
         id: NodeId,
-        address: Address,
+        copies: Copies,
         load: LoadNode<'_>,
-    ) -> Result<Address> {
+    ) -> Result<Copies> {
+        let old = self.copies(id, load)?;
+        self.set_copies(id, copies, load)?;
         if let Some(node) = self.nodes.get_mut(&id) {
             node.dirty = false;
         }
-        self.moved(id, address, load)
+        Ok(old)
     }
 
-    /// A node's image was moved to `address`; returns where it was.
+    /// One of a node's images was moved; false if neither lies there any more.
     pub(crate) fn moved(
         &mut self,
         id: NodeId,
-        address: Address,
+        from: Address,
+        to: Address,
         load: LoadNode<'_>,
-    ) -> Result<Address> {
+    ) -> Result<bool> {
+        let old = self.copies(id, load)?;
+        let new = old.moved(from, to);
+        if new != old {
+            self.set_copies(id, new, load)?;
+        }
+        Ok(new != old)
+    }
+
+    fn set_copies(&mut self, id: NodeId, copies: Copies, load: LoadNode<'_>) -> Result<()> {
         if id == self.top() {
-            return Ok(self.set_root(address));
+            self.root = copies;
+            return Ok(());
         }
         let (parent, slot) = self.parent(id);
         let node = self.node(parent, load)?;
         node.dirty = true;
-        Ok(std::mem::replace(&mut node.entries[slot], address))
+        node.entries[slot..slot + Copies::COUNT].copy_from_slice(&copies.each());
+        Ok(())
     }
 
-    /// Calls `visit` with the address of every node's image, for pages below `next`.
+    /// Calls `visit` with every node that has images, for pages below `next`. What lies below a node neither of whose images
+    /// can be read is passed over.
     pub(crate) fn each_node(
         &mut self,
         next: u64,
         load: LoadNode<'_>,
-        visit: &mut dyn FnMut(Address),
+        visit: &mut dyn FnMut(NodeId, Copies),
     ) -> Result<()> {
-        let mut span = 1u64;
-        for level in 0..self.height {
-            span = span.saturating_mul(self.fan);
+        for level in (0..self.height).rev() {
+            let span = self.span(level).unwrap_or(PageId::LIMIT);
             for index in 0..next.div_ceil(span) {
-                let address = self.node_address(NodeId { level, index }, load)?;
-                if !address.is_none() {
-                    visit(address);
+                let id = NodeId { level, index };
+                match self.copies(id, load) {
+                    Ok(copies) if copies.is_none() => {}
+                    Ok(copies) => visit(id, copies),
+                    Err(Error::Corrupt { .. }) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -242,36 +307,101 @@ mod tests {
         Address { segment: SegmentId(1), offset: 0, number: n, bytes: 9 }
     }
 
-    #[test]
-    fn grows_writes_out_drops_and_loads_again() {
-        let mut images: BTreeMap<(NodeId, u64), Box<[Address]>> = BTreeMap::new();
+    type Images = BTreeMap<(NodeId, u64), Box<[Address]>>;
+
+    fn read(images: &Images, id: NodeId, at: Address) -> Result<Box<[Address]>> {
+        let lost = || Error::corrupt("page image", "seg", 0, "lost");
+        images.get(&(id, at.number)).cloned().ok_or_else(lost)
+    }
+
+    const PAGES: [u64; 6] = [1, 3, 5, 17, 70, 300];
+
+    /// A map of `PAGES` whose nodes were all written out, and their images.
+    fn written() -> (Map, Images) {
+        let mut images = Images::new();
         let mut map = Map::new(4);
         let mut numbers = 1000;
-        for page in [1u64, 3, 5, 17, 70, 300] {
-            let old =
-                map.set(PageId(page), address(page), &mut |id, at| {
-                    Ok(images[&(id, at.number)].clone())
-                })
-                .unwrap();
+        for page in PAGES {
+            let load = &mut |id, at| read(&images, id, at);
+            let old = map.set(PageId(page), address(page), load).unwrap();
             assert_eq!(old, Address::NONE);
             for level in 0..map.height() {
                 for id in map.dirty(level) {
-                    numbers += 1;
-                    images.insert((id, numbers), map.entries(id).into());
-                    let mut load = |id, at: Address| Ok(images[&(id, at.number)].clone());
-                    map.written(id, address(numbers), &mut load).unwrap();
+                    numbers += 2;
+                    for number in [numbers, numbers + 1] {
+                        images.insert((id, number), map.entries(id).into());
+                    }
+                    let copies = Copies { first: address(numbers), second: address(numbers + 1) };
+                    map.written(id, copies, &mut |id, at| read(&images, id, at)).unwrap();
                 }
             }
             map.shrink(0);
+            map.shrink(0);
         }
         assert_eq!(map.resident(), 0, "everything was clean");
-        let mut map = Map::open(4, map.height(), map.root());
-        let mut load = |id, at: Address| Ok(images[&(id, at.number)].clone());
+        (Map::open(4, map.height(), map.root()), images)
+    }
+
+    fn check_all(map: &mut Map, images: &Images) {
         for page in 0..400 {
-            let found = map.get(PageId(page), &mut load).unwrap();
-            let wanted =
-                if [1, 3, 5, 17, 70, 300].contains(&page) { address(page) } else { Address::NONE };
+            let found = map.get(PageId(page), &mut |id, at| read(images, id, at)).unwrap();
+            let wanted = if PAGES.contains(&page) { address(page) } else { Address::NONE };
             assert_eq!(found, wanted, "page {page}");
         }
+    }
+
+    #[test]
+    fn grows_writes_out_drops_and_loads_again() {
+        let (mut map, images) = written();
+        check_all(&mut map, &images);
+        let mut nodes = 0;
+        let visit = &mut |_, copies: Copies| {
+            assert_ne!(copies.first, copies.second);
+            nodes += 1;
+        };
+        map.each_node(400, &mut |id, at| read(&images, id, at), visit).unwrap();
+        assert!(nodes > 10, "{nodes} nodes");
+    }
+
+    #[test]
+    fn one_of_two_images_of_each_node_is_enough_and_is_doubled_again() {
+        for lost in 0..2 {
+            let (mut map, mut images) = written();
+            // The second of a pair has the odd number.
+            images.retain(|(_, number), _| number % 2 != lost);
+            check_all(&mut map, &images);
+            let dirty: usize = (0..map.height()).map(|level| map.dirty(level).len()).sum();
+            assert_eq!(dirty > 0, lost == 0, "nodes whose first image was lost are written again");
+        }
+    }
+
+    #[test]
+    fn without_both_images_of_a_node_the_others_are_found() {
+        let (mut map, mut images) = written();
+        let load = &mut |id, at| read(&images, id, at);
+        let node = NodeId { level: 0, index: 300 / 4 };
+        let copies = map.copies(node, load).unwrap();
+        images.retain(|(id, number), _| {
+            *id != node || copies.each().iter().all(|copy| copy.number != *number)
+        });
+        let mut map = Map::open(4, map.height(), map.root());
+        let load = &mut |id, at| read(&images, id, at);
+        assert!(map.get(PageId(300), load).is_err());
+        assert_eq!(map.get(PageId(70), load).unwrap(), address(70));
+    }
+
+    #[test]
+    fn an_image_that_moves_leaves_the_other_where_it_is() {
+        let (mut map, mut images) = written();
+        let node = NodeId { level: 0, index: 0 };
+        let load = &mut |id, at| read(&images, id, at);
+        let old = map.copies(node, load).unwrap();
+        assert!(map.moved(node, old.second, address(7), load).unwrap());
+        assert!(!map.moved(node, old.second, address(8), load).unwrap(), "not there any more");
+        let new = map.copies(node, load).unwrap();
+        assert_eq!(new, Copies { first: old.first, second: address(7) });
+        let entries = read(&images, node, old.second).unwrap();
+        images.insert((node, 7), entries);
+        check_all(&mut map, &images);
     }
 }

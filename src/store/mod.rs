@@ -193,6 +193,8 @@ pub(crate) struct Writer {
     /// Pages written back, and pages moved by the cleaner.
     pub(crate) fresh: Stream,
     pub(crate) moved: Stream,
+    /// Second images of map nodes: apart from the first.
+    pub(crate) second: Stream,
     pub(crate) next_number: u64,
     pub(crate) unsynced: BTreeSet<SegmentId>,
     pub(crate) pending: Vec<write_out::Pending>,
@@ -323,6 +325,7 @@ impl Store {
                 codec: Codec::new(database),
                 fresh: Stream::default(),
                 moved: Stream::default(),
+                second: Stream::default(),
                 next_number,
                 unsynced: BTreeSet::new(),
                 pending: Vec::new(),

@@ -178,6 +178,26 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Superblock> {
     })
 }
 
+/// Offsets of the slots that should hold this superblock and do not. (Those of the generation before may be torn: that is what they
+/// are for.)
+pub(crate) fn bad_slots(disk: &dyn Disk, superblock: &Superblock) -> Result<Vec<u64>> {
+    let file = disk.open(SUPER_NAME, OpenMode::Read)?;
+    let bytes = file.len()?;
+    let first = (superblock.generation % 2) * 2;
+    let mut bad = Vec::new();
+    let mut slot = [0u8; SLOT_BYTES];
+    for at in [first, first + 1].map(|i| i * SLOT_BYTES as u64) {
+        let is_there = at + SLOT_BYTES as u64 <= bytes;
+        if is_there {
+            file.read_at(at, &mut slot)?;
+        }
+        if !is_there || Superblock::decode(&slot)? != Some(*superblock) {
+            bad.push(at);
+        }
+    }
+    Ok(bad)
+}
+
 /// Name of a checkpoint's file.
 pub(crate) fn checkpoint_name(generation: u64) -> String {
     format!("checkpoint-{generation:016x}")

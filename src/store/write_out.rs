@@ -7,13 +7,24 @@
 
 use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
 use super::image::{Address, ImageHead, kind};
-use super::map::NodeId;
+use super::map::{Copies, NodeId};
 use super::packing::Packing;
 use super::versions::Version;
 use super::{State, Store, Writer, count};
 use esker_base::sync::{MutexGuard, Ordering};
 use esker_base::{CommitNo, PageId, Result, TableId};
 use esker_index::pages::ChildWord;
+
+/// Which stream an image goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// What was changed.
+    Fresh,
+    /// What the cleaner moves.
+    Moved,
+    /// The second images of map nodes.
+    Second,
+}
 
 /// A page whose image is in a buffer but not yet in the file.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +56,7 @@ impl Store {
         // Before the latch goes: then the page may be replaced, and the frame be another table's.
         let table = self.table_of(frame);
         header.unlatch_shared();
-        match self.append(writer, number, false) {
+        match self.append(writer, number, Lane::Fresh) {
             Ok(address) => {
                 writer.pending.push(Pending::Page { frame, page, table, changed_at, address });
                 Ok(true)
@@ -84,8 +95,12 @@ impl Store {
     }
 
     /// Appends `writer.image` to a stream.
-    pub(crate) fn append(&self, writer: &mut Writer, number: u64, moved: bool) -> Result<Address> {
-        let stream = if moved { &mut writer.moved } else { &mut writer.fresh };
+    pub(crate) fn append(&self, writer: &mut Writer, number: u64, lane: Lane) -> Result<Address> {
+        let stream = match lane {
+            Lane::Fresh => &mut writer.fresh,
+            Lane::Moved => &mut writer.moved,
+            Lane::Second => &mut writer.second,
+        };
         let result =
             stream.append(&writer.image, number, &self.files, &self.state, &mut writer.unsynced);
         count(&self.written_bytes, writer.image.len() as u64);
@@ -112,7 +127,7 @@ impl Store {
         // SAFETY: versions are immutable, and the frame is not reused under the pin.
         let body = unsafe { self.frames.body(frame) };
         let number = self.encode(writer, frame, page, body);
-        let address = self.append(writer, number, false)?;
+        let address = self.append(writer, number, Lane::Fresh)?;
         let changed_at = version.changed_at;
         let table = self.table_of(frame);
         writer.pending.push(Pending::Version { page, table, changed_at, address, into_map });
@@ -121,8 +136,8 @@ impl Store {
 
     /// Writes the buffers and lets the map know. On an error every page of it is dirty again.
     pub(crate) fn flush(&self, writer: &mut Writer) -> Result<()> {
-        let flushed =
-            writer.fresh.flush(&self.state).and_then(|()| writer.moved.flush(&self.state));
+        let streams = [&mut writer.fresh, &mut writer.moved, &mut writer.second];
+        let flushed = streams.into_iter().try_for_each(|stream| stream.flush(&self.state));
         if flushed.is_err() {
             self.abandon(writer);
             return flushed;
@@ -328,8 +343,14 @@ impl Store {
         Ok(())
     }
 
-    /// Copies a map node into the stream.
-    pub(crate) fn stage_map_node(&self, writer: &mut Writer, node: NodeId) -> Result<Address> {
+    /// Copies a map node into the streams, twice.
+    pub(crate) fn stage_map_node(&self, writer: &mut Writer, node: NodeId) -> Result<Copies> {
+        let first = self.stage_map_copy(writer, node, Lane::Fresh)?;
+        let second = self.stage_map_copy(writer, node, Lane::Second)?;
+        Ok(Copies { first, second })
+    }
+
+    fn stage_map_copy(&self, writer: &mut Writer, node: NodeId, lane: Lane) -> Result<Address> {
         let number = writer.next_number;
         writer.next_number += 1;
         let state = self.state.lock();
@@ -348,16 +369,18 @@ impl Store {
         let compress = self.options.compress;
         writer.codec.encode(head, words, &[], 0..0, compress, &mut writer.image);
         drop(state);
-        self.append(writer, number, false)
+        self.append(writer, number, lane)
     }
 
-    /// A map node's image is in the file.
-    pub(crate) fn wrote_map_node(&self, node: NodeId, address: Address) -> Result<()> {
+    /// A map node's images are in their files.
+    pub(crate) fn wrote_map_node(&self, node: NodeId, copies: Copies) -> Result<()> {
         let mut state = self.state.lock();
-        let old = state.map.written(node, address, &mut |node, at| self.load_map_node(node, at))?;
-        state.segments.add(address);
-        state.segments.remove(old);
-        state.table_bytes.replace(TableId(0), old, address);
+        let old = state.map.written(node, copies, &mut |node, at| self.load_map_node(node, at))?;
+        for (new, old) in copies.each().into_iter().zip(old.each()) {
+            state.segments.add(new);
+            state.segments.remove(old);
+            state.table_bytes.replace(TableId(0), old, new);
+        }
         Ok(())
     }
 

@@ -13,7 +13,8 @@ pub struct Check {
     root: PageId,
     /// Where the next leaf begins; `None` at the end.
     next: Option<Vec<u8>>,
-    /// Where the page that was last looked at ends.
+    /// Where the page that was last looked at begins and ends.
+    begin: Vec<u8>,
     end: Option<Vec<u8>>,
     /// Leaves may have tombstones.
     tombstones: bool,
@@ -22,18 +23,22 @@ pub struct Check {
 impl Check {
     /// Starts at the first leaf. `tombstones`: leaves may have such.
     pub fn new(root: PageId, tombstones: bool) -> Self {
-        Self { root, next: Some(Vec::new()), end: None, tombstones }
+        Self { root, next: Some(Vec::new()), begin: Vec::new(), end: None, tombstones }
     }
 
-    /// Where the page that was last looked at begins and ends, for reports.
-    pub fn place(&self) -> (Option<&[u8]>, Option<&[u8]>) {
-        (self.next.as_deref(), self.end.as_deref())
+    /// Where the next leaf begins; `None` at the end.
+    pub fn next_low(&self) -> Option<&[u8]> {
+        self.next.as_deref()
     }
 }
 
 impl Checker for Check {
     fn skip(&mut self) {
-        self.next = self.end.take();
+        self.next.clone_from(&self.end);
+    }
+
+    fn place(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        Some((&self.begin, self.end.as_deref()))
     }
 
     /// Checks the next leaf and the branches above it.
@@ -46,6 +51,7 @@ impl Checker for Check {
     ) -> Step<CheckStep> {
         let Some(next) = self.next.clone() else { return Ok(CheckStep::Done) };
         self.end = None;
+        self.begin.clone_from(&next);
         let wrong = |page: PageId, what: String| Ok(CheckStep::Wrong(format!("{page:?}: {what}")));
         let mut word = ChildWord::new(root.page(), ChildWord::hint_of(root.load()));
         if word.page() != self.root {
@@ -74,7 +80,7 @@ impl Checker for Check {
                         visit(handle);
                     }
                 }
-                self.next = self.end.take();
+                self.next.clone_from(&self.end);
                 return Ok(CheckStep::Page { rows: leaf.len() });
             }
             let (words, body) = (page.words(), page.body());

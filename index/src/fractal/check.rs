@@ -145,6 +145,14 @@ impl Checker for FractalCheck {
             None => {}
         }
     }
+
+    fn place(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        match self.todo.last()? {
+            Item::Tree { check, .. } => check.place(),
+            Item::Run(check) => check.place(),
+            Item::Node { .. } | Item::Filter(_) => None,
+        }
+    }
 }
 
 /// Kept for the trait: a check starts at the root, whatever its page.

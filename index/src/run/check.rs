@@ -80,6 +80,11 @@ impl RunCheck {
         self.tree.skip();
     }
 
+    /// The keys of the leaf that was last looked at.
+    pub fn place(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.tree.place()
+    }
+
     /// Checks the next leaf, and calls `visit` with the handles in it.
     ///
     /// # Errors
@@ -93,7 +98,7 @@ impl RunCheck {
         let run = self.run;
         let tree = word_of(run.tree);
         if self.begin.is_none() {
-            let begin = self.tree.place().0.map(<[u8]>::to_vec);
+            let begin = self.tree.next_low().map(<[u8]>::to_vec);
             match self.tree.step(pages, &tree, view, visit)? {
                 CheckStep::Page { .. } => (self.begin, self.leaf.at) = (begin, 0),
                 CheckStep::Done if !self.ended => {
