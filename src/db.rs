@@ -79,7 +79,7 @@ impl Database {
         Table { engine, state, _open: Arc::clone(&self.shared) }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.shared.engine
     }
 

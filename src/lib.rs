@@ -47,7 +47,8 @@
 //! | `open`, `record`, `catalog`, `background`, `work` | recovery, the log's meaning, upkeep, indexes' background work |
 //! | `store` | pages, versions, segments, checkpoint, cleaning |
 //! | `kinds`, `value` | the kinds of index as the engine calls them; values outside leaves |
-//! | `verify`, `stats`, `options`, `range`, `merge` | |
+//! | `verify`, `repair` | finding damage; what is left, into another directory |
+//! | `stats`, `options`, `range`, `merge` | |
 //!
 //! DESIGN.md explains the whole.
 
@@ -71,6 +72,7 @@ mod pace;
 mod range;
 mod read_ahead;
 mod record;
+mod repair;
 mod rows;
 mod snapshot;
 mod stats;
@@ -92,6 +94,7 @@ pub use esker_base::{Error, Result};
 pub use merge::MergeFn;
 pub use options::{Durability, Options};
 pub use range::{KeyRange, KeySpan};
+pub use repair::{LostLog, RepairReport, RepairedTable};
 pub use rows::{Row, Rows};
 pub use snapshot::Snapshot;
 pub use stats::{Stats, TableStats};

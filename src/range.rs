@@ -20,6 +20,10 @@ impl KeySpan {
     pub(crate) fn new(low: &[u8], high: Option<&[u8]>) -> Self {
         Self { low: low.to_vec(), high: high.map(<[u8]>::to_vec) }
     }
+    /// One key.
+    pub(crate) fn one(key: &[u8]) -> Self {
+        Self { low: key.to_vec(), high: Some([key, &[0]].concat()) }
+    }
     /// True if `key` is among them.
     pub fn contains(&self, key: &[u8]) -> bool {
         &self.low[..] <= key && self.high.as_ref().is_none_or(|high| key < &high[..])

@@ -42,6 +42,10 @@ impl Handle {
         let (first, bytes) = (PageId(field()), field());
         Self { first, bytes, crc: reader.u32().expect("24 bytes") }
     }
+    /// True if these are the bytes that it was made for.
+    pub(crate) fn is_of(self, value: &[u8]) -> bool {
+        self.bytes == value.len() as u64 && self.crc == seeded(&[], &[value])
+    }
     /// The pages of the value.
     pub(crate) fn range(self, content_bytes: usize) -> OverflowRange {
         let pages = self.bytes.div_ceil(content_bytes as u64);
@@ -141,7 +145,7 @@ pub(crate) fn read(store: &Store, handle: Handle, limit_bytes: u64) -> Result<Ve
             store.read_overflow(*page, part, &mut out)?;
         }
     }
-    if seeded(&[], &[&out]) != handle.crc {
+    if !handle.is_of(&out) {
         return Err(damaged(format!("{} bytes from {:?}: wrong checksum", bytes, handle.first)));
     }
     Ok(out)

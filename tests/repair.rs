@@ -4,8 +4,8 @@
 //! take is still there. Method: small databases of all kinds on the simulated disk, their page images told apart by
 //! their headers and destroyed one by one.
 
-use crate::sim::{Choices, Rng};
-use esker::{Database, Error, Index, Options};
+use crate::sim::{Choices, Rng, seeds};
+use esker::{Database, Error, Index, KeySpan, Options, RepairReport, RepairedTable};
 use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -269,4 +269,316 @@ fn verify_finds_a_damaged_superblock_checkpoint_and_log() {
     rotten.corrupt(&checkpoint, 60, 1).unwrap();
     let found = db.verify().unwrap();
     assert_eq!(found.damage.len(), 2, "{:?}", found.damage);
+}
+
+/// A database with a past: what each key ever held, and what it holds.
+struct Past {
+    disk: SimDisk,
+    /// By table and key: everything that was acknowledged.
+    ever: BTreeMap<(&'static str, Vec<u8>), BTreeSet<Vec<u8>>>,
+    newest: BTreeMap<&'static str, Rows>,
+}
+
+/// Rows written over and over, ranges deleted, tables emptied, checkpoints in between; what came last is only in the log.
+fn past(seed: u64, rows: u64) -> Past {
+    let disk = SimDisk::new(seed);
+    let db = open(&disk).unwrap();
+    let mut rng = Rng::new(seed);
+    let mut past = Past { disk: disk.clone(), ever: BTreeMap::new(), newest: BTreeMap::new() };
+    let key = |n: u64| format!("key {n:05}").into_bytes();
+    let tables = KINDS.map(|(name, kind)| db.table(name, kind).unwrap());
+    let dropped = db.table("dropped", Index::BTree).unwrap();
+    (0..rows / 2).for_each(|n| dropped.put(key(n), "gone").unwrap());
+    let rounds = 3 + rng.below(3);
+    for round in 0..rounds {
+        for (table, (name, kind)) in tables.iter().zip(KINDS) {
+            let wanted = past.newest.entry(name).or_default();
+            for _ in 0..if round + 1 == rounds { rows / 8 } else { rows } {
+                let n = rng.below(rows);
+                match rng.below(40) {
+                    0 if kind != Index::Hash => {
+                        let to = n + rng.below(rows / 10 + 1);
+                        table.delete_range(key(n)..key(to)).unwrap();
+                        wanted.retain(|k, _| *k < key(n) || *k >= key(to));
+                    }
+                    1..8 => {
+                        table.delete(key(n)).unwrap();
+                        wanted.remove(&key(n));
+                    }
+                    draw => {
+                        let large = draw == 8 && rng.below(3) == 0;
+                        let len = if large { 2000 + rng.below(2000) } else { 4 + rng.below(90) };
+                        let value: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
+                        table.put(key(n), &value).unwrap();
+                        past.ever.entry((name, key(n))).or_default().insert(value.clone());
+                        wanted.insert(key(n), value);
+                    }
+                }
+            }
+            if rng.below(12) == 0 {
+                table.clear().unwrap();
+                wanted.clear();
+            }
+        }
+        if round == 1 {
+            db.drop_table("dropped").unwrap();
+        }
+        match rng.below(3) {
+            _ if round + 1 == rounds => {}
+            0 => db.settle().unwrap(),
+            _ => db.checkpoint().unwrap(),
+        }
+    }
+    past.disk = disk.crash_clone(CrashKind::None, seed);
+    past
+}
+
+fn repair(disk: &SimDisk) -> esker::Result<(RepairReport, BTreeMap<String, Rows>)> {
+    let before: Vec<_> = names(disk, "").iter().map(|name| read_file(disk, name)).collect();
+    let new = SimDisk::new(99);
+    let target: Arc<dyn Disk> = Arc::new(new.clone());
+    let report = options().repair_on(Arc::new(disk.clone()), Some(target))?;
+    let after: Vec<_> = names(disk, "").iter().map(|name| read_file(disk, name)).collect();
+    assert!(before == after, "the damaged database was written to");
+    let db = open(&new).unwrap();
+    assert!(db.verify().unwrap().is_sound());
+    let tables = db.tables().into_iter().map(|table| {
+        let rows = table.rows().unwrap().map(|row| {
+            let row = row.unwrap();
+            (row.key().to_vec(), row.value().to_vec())
+        });
+        (table.name().to_owned(), rows.collect())
+    });
+    Ok((report, tables.collect()))
+}
+
+/// What a repair may give, and what it must; the rows that are missing or old.
+fn check_repair(past: &Past, disk: &SimDisk, place: &str) -> Option<(RepairReport, usize)> {
+    let (report, tables) = match repair(disk) {
+        Ok(repaired) => repaired,
+        // Nothing says whose the files are.
+        Err(Error::NotADatabase { .. }) => return None,
+        Err(error) => panic!("{place}: {error}"),
+    };
+    let summary = || format!("{place}: {report:#?}");
+    let mut changed = 0;
+    for (i, (name, wanted)) in (1..).zip(KINDS.map(|(name, _)| (name, &past.newest[name]))) {
+        let nameless = format!("recovered-{i}");
+        let found = tables.get(name).or_else(|| tables.get(&nameless)).cloned().unwrap_or_default();
+        let is_it = |table: &&RepairedTable| table.name == name || table.name == nameless;
+        let told = report.tables.iter().find(is_it).cloned();
+        let told = told.unwrap_or_default();
+        // What is damaged behind everything that is known to be durable passes for a torn tail.
+        let log_is_whole = report.lost_log.is_empty() && !place.contains("log spoiled");
+        for (key, value) in &found {
+            let ever = past.ever.get(&(name, key.clone()));
+            assert!(ever.is_some_and(|ever| ever.contains(value)), "{name} {key:?} {}", summary());
+            if wanted.get(key) != Some(value) {
+                changed += 1;
+                let is_told = told.stale.iter().any(|span| span.contains(key));
+                assert!(
+                    is_told || report.may_be_stale || !log_is_whole,
+                    "{name}: {:?} is old; {}",
+                    key.escape_ascii().to_string(),
+                    summary()
+                );
+            }
+        }
+        for key in wanted.keys().filter(|key| !found.contains_key(*key)) {
+            changed += 1;
+            let is_told = told.lost.iter().any(|span| span.contains(key));
+            let no_table = told.name.is_empty() && !report.has_checkpoint;
+            assert!(
+                is_told || no_table || report.may_be_stale || !log_is_whole,
+                "{name}: {:?} is missing; {}",
+                key.escape_ascii().to_string(),
+                summary()
+            );
+        }
+    }
+    if report.has_checkpoint {
+        assert!(!tables.contains_key("dropped"), "{}", summary());
+    }
+    Some((report, changed))
+}
+
+#[test]
+fn repairing_what_is_whole_loses_nothing() {
+    seeds::each(40, |seed| {
+        let past = past(seed, 60 + seed % 5 * 60);
+        let (report, changed) = check_repair(&past, &past.disk, &format!("seed {seed}")).unwrap();
+        assert!(report.is_complete() && changed == 0, "{report:#?}");
+        assert!(report.has_superblock && report.has_checkpoint && report.damaged == 0);
+        open(&past.disk).unwrap().close().unwrap();
+        let (report, changed) = check_repair(&past, &past.disk, &format!("seed {seed}")).unwrap();
+        assert!(report.is_complete() && changed == 0, "{report:#?}");
+    });
+}
+
+#[test]
+fn one_damaged_image_costs_what_was_in_it() {
+    let mut met = BTreeMap::new();
+    for seed in 0..3 {
+        let past = past(100 + seed, 300);
+        for image in live_images(&past.disk) {
+            let rotten = past.disk.crash_clone(CrashKind::All, 0);
+            destroy(&rotten, &image);
+            let place = format!("seed {seed}, {image:?}");
+            let (report, changed) = check_repair(&past, &rotten, &place).unwrap();
+            assert!(!report.may_be_stale && report.lost_log.is_empty(), "{place}: {report:#?}");
+            if image.kind == MAP {
+                assert!(report.is_complete() && changed == 0, "{place}: {report:#?}");
+                continue;
+            }
+            for (id, table) in report.tables.iter().enumerate() {
+                // By name as by id, but for two.
+                let id = [1, 3, 2][id];
+                if id != image.table {
+                    assert!(table.lost.is_empty() && table.stale.is_empty(), "{place}: {table:?}");
+                }
+                let all = table.lost.iter().any(KeySpan::is_all);
+                let share = if table.index == "hash" { table.lost_share } else { f64::from(all) };
+                let is_tree = matches!(&table.index[..], "btree" | "hash");
+                let is_large = past.newest[&table.name[..]].len() > 100;
+                assert!(!is_tree || !is_large || share < 0.3, "{place}: {report:#?}");
+                if is_tree && image.level > 0 {
+                    assert!(table.lost.is_empty(), "{place}: branches are not needed");
+                }
+            }
+            let part = (image.table, image.level);
+            *met.entry(part).or_insert(0) += changed;
+        }
+    }
+    eprintln!("rows lost by (table, level): {met:?}");
+    assert!(met.values().any(|changed| *changed > 0), "{met:?}");
+}
+
+#[test]
+fn without_the_map_pages_are_found_by_reading_everything() {
+    for seed in 0..6 {
+        let past = past(200 + seed, 200);
+        let rotten = past.disk.crash_clone(CrashKind::All, 0);
+        for image in images(&rotten).iter().filter(|image| image.kind == MAP) {
+            destroy(&rotten, image);
+        }
+        let (report, changed) = check_repair(&past, &rotten, &format!("seed {seed}")).unwrap();
+        assert!(report.damaged > 0, "{report:#?}");
+        assert_eq!(changed, 0, "seed {seed}: {report:#?}");
+    }
+}
+
+#[test]
+fn without_a_file_the_rest_is_restored() {
+    let mut met: BTreeMap<String, (u32, usize)> = BTreeMap::new();
+    for seed in 0..8 {
+        let past = past(300 + seed, 150);
+        let all = names(&past.disk, "");
+        let mut cases: Vec<Vec<String>> = all.iter().map(|name| vec![name.clone()]).collect();
+        let prefixed = |prefixes: &[&str]| -> Vec<String> {
+            all.iter().filter(|n| prefixes.iter().any(|p| n.starts_with(p))).cloned().collect()
+        };
+        cases.push(prefixed(&["super", "checkpoint-"]));
+        cases.push(prefixed(&["super", "wal-"]));
+        cases.push(prefixed(&["super", "checkpoint-", "wal-"]));
+        for case in cases {
+            let rotten = past.disk.crash_clone(CrashKind::All, 0);
+            for name in &case {
+                rotten.remove(name).unwrap();
+            }
+            let place = format!("seed {seed} without {case:?}");
+            let repaired = check_repair(&past, &rotten, &place);
+            let kind = case.iter().map(|n| &n[..3]).collect::<BTreeSet<_>>();
+            let kind = kind.into_iter().collect::<Vec<_>>().join("+");
+            let Some((report, changed)) = repaired else {
+                assert_eq!(kind, "che+sup+wal", "{place}");
+                continue;
+            };
+            let entry = met.entry(kind.clone()).or_default();
+            *entry = (entry.0 + 1, entry.1 + changed);
+            match &kind[..] {
+                "sup" | "che" => assert_eq!(changed, 0, "{place}: {report:#?}"),
+                _ => {}
+            }
+            assert!(changed == 0 || !report.is_complete(), "{place}: {report:#?}");
+        }
+    }
+    eprintln!("cases and rows changed, without: {met:?}");
+}
+
+#[test]
+fn a_damaged_log_costs_the_commits_that_it_lost() {
+    let mut gaps = 0;
+    for seed in 0..60 {
+        let past = past(400 + seed % 10, 150);
+        let mut rng = Rng::new(seed);
+        let mut spoil = || {
+            let rotten = past.disk.crash_clone(CrashKind::All, 0);
+            let log = names(&rotten, "wal-");
+            for _ in 0..=rng.below(3) {
+                let name = &log[rng.below(log.len() as u64) as usize];
+                let bytes = read_file(&rotten, name).len() as u64;
+                rotten.corrupt(name, 4096 + rng.below(bytes - 4096), 4).unwrap();
+            }
+            rotten
+        };
+        // Most of it is space that was only set aside.
+        let refused = (0..60).find_map(|_| {
+            let rotten = spoil();
+            open(&rotten.crash_clone(CrashKind::All, 0)).is_err().then_some(rotten)
+        });
+        let Some(rotten) = refused else { continue };
+        let (report, changed) = check_repair(&past, &rotten, &format!("seed {seed}")).unwrap();
+        for lost in &report.lost_log {
+            assert!(lost.file.starts_with("wal-"), "{lost:?}");
+            assert!(lost.before_commit.is_none_or(|b| b > lost.after_commit + 1), "{lost:?}");
+        }
+        gaps += usize::from(!report.lost_log.is_empty());
+        assert!(changed < 120, "seed {seed}: {changed} rows for some bytes; {report:#?}");
+    }
+    assert!(gaps > 10, "{gaps} logs with a gap");
+}
+
+#[test]
+fn whatever_rots_nothing_is_invented() {
+    seeds::each(120, |seed| {
+        let past = past(500 + seed, 60 + seed % 3 * 60);
+        let mut rng = Rng::new(seed);
+        let rotten = past.disk.crash_clone(CrashKind::All, 0);
+        let mut files = names(&rotten, "");
+        files.retain(|name| name != "LOCK" && name != "reserve");
+        let mut place = format!("seed {seed}");
+        for _ in 0..=rng.below(12) {
+            let name = &files[rng.below(files.len() as u64) as usize];
+            let bytes = read_file(&rotten, name).len() as u64;
+            if bytes == 0 {
+                continue;
+            }
+            let at = rng.below(bytes);
+            match rng.below(4) {
+                0 => rotten.zero_sector(name, at).unwrap(),
+                1 => rotten.copy_sector(&rotten.clone(), name, rng.below(bytes), name, at).unwrap(),
+                _ => rotten.corrupt(name, at, 1 << rng.below(8)).unwrap(),
+            }
+            let note = if name.starts_with("wal-") { " (log spoiled)" } else { "" };
+            place = format!("{place}, {name} {at}{note}");
+        }
+        check_repair(&past, &rotten, &place);
+    });
+}
+
+#[test]
+fn a_repair_refuses_what_it_should() {
+    let (disk, _) = sample(9, 20);
+    let taken = SimDisk::new(1);
+    taken.open("notes.txt", OpenMode::Create).unwrap();
+    let refused = options().repair_on(Arc::new(disk.clone()), Some(Arc::new(taken)));
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    let empty = options().repair_on(Arc::new(SimDisk::new(2)), None);
+    assert!(matches!(empty, Err(Error::NotADatabase { .. })), "{empty:?}");
+    let db = open(&disk).unwrap();
+    let in_use = options().repair_on(Arc::new(disk.clone()), None);
+    assert!(matches!(in_use, Err(Error::Locked { .. })), "{in_use:?}");
+    db.close().unwrap();
+    let report = options().repair_on(Arc::new(disk), None).unwrap();
+    assert!(report.is_complete() && report.tables.len() == 3, "{report:?}");
 }

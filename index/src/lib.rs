@@ -13,3 +13,4 @@ pub mod leaves;
 pub(crate) mod mock;
 pub mod pages;
 pub mod run;
+pub mod salvage;

@@ -17,6 +17,7 @@
 //! Integers are little-endian.
 
 use esker_base::checksum::seeded;
+use esker_base::codec::Reader;
 use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
 use std::fmt;
 
@@ -179,33 +180,29 @@ impl Codec {
     pub(crate) fn open(&self, image: &[u8]) -> Result<ImageHead, String> {
         let header: &[u8; IMAGE_HEADER_BYTES] =
             image.first_chunk().ok_or_else(|| "shorter than its header".to_owned())?;
-        let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let u64_at = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let u32_at = |at: usize| {
-            let mut bytes = [0; 4];
-            bytes.copy_from_slice(&header[at..at + 4]);
-            u32::from_le_bytes(bytes)
-        };
-        if u16_at(MAGIC_AT) != MAGIC {
-            return Err("no image begins here".to_owned());
-        }
-        let stored = usize::from(u16_at(STORED_AT));
+        let head = Self::claims(image).ok_or_else(|| "no image begins here".to_owned())?;
+        let stored = usize::from(u16::from_le_bytes([header[STORED_AT], header[STORED_AT + 1]]));
         let payload = image
             .get(IMAGE_HEADER_BYTES..IMAGE_HEADER_BYTES + stored)
             .ok_or_else(|| format!("{stored} stored bytes do not fit"))?;
         let crc = seeded(&[self.database.0], &[&header[..CRC_AT], payload]);
-        if crc != u32_at(CRC_AT) {
-            return Err(format!("checksum {crc:08x}, expected {:08x}", u32_at(CRC_AT)));
+        let said = Reader::new(&header[CRC_AT..]).u32();
+        if Some(crc) != said {
+            return Err(format!("checksum {crc:08x}, expected {:08x}", said.unwrap_or_default()));
         }
-        Ok(ImageHead {
-            page: PageId(u64_at(PAGE_AT)),
-            table: TableId(u32_at(TABLE_AT)),
-            number: u64_at(NUMBER_AT),
-            changed_at: CommitNo(u64_at(CHANGED_AT)),
+        Ok(head)
+    }
+
+    /// What a header says, unchecked; `None` if none begins here.
+    pub(crate) fn claims(image: &[u8]) -> Option<ImageHead> {
+        let header: &[u8; IMAGE_HEADER_BYTES] = image.first_chunk()?;
+        let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let u64_at = |at: usize| Reader::new(&header[at..]).u64();
+        (u16_at(MAGIC_AT) == MAGIC).then_some(ImageHead {
+            page: PageId(u64_at(PAGE_AT)?),
+            table: TableId(Reader::new(&header[TABLE_AT..]).u32()?),
+            number: u64_at(NUMBER_AT)?,
+            changed_at: CommitNo(u64_at(CHANGED_AT)?),
             level: header[LEVEL_AT],
             kind: header[KIND_AT],
             words: u16_at(WORDS_AT),

@@ -381,16 +381,8 @@ impl Store {
         address: Address,
     ) -> Result<Box<[Address]>> {
         let image = self.read_image(address)?;
-        let mut codec = Codec::new(self.database);
         let fan = map_fan(self.options.page_bytes);
-        let head = Self::check_image(&codec, &image, address, node.page(), image::kind::MAP)?;
-        let mut words = vec![0u64; usize::from(head.words)];
-        let bad = |detail: String| image::bad_image(address, detail);
-        codec.unpack(&image, &mut words, &mut []).map_err(bad)?;
-        if words.len() != fan * 2 {
-            return Err(bad(format!("a map node of {} words, expected {}", words.len(), fan * 2)));
-        }
-        Ok(words.chunks_exact(2).map(|pair| Address::unpack([pair[0], pair[1]])).collect())
+        decode_map_node(&mut Codec::new(self.database), &image, node, address, fan)
     }
 
     /// Where the newest image of a page lies.
@@ -439,6 +431,24 @@ impl Store {
         }
         Ok(head)
     }
+}
+
+/// Entries of a map node, from its image.
+pub(crate) fn decode_map_node(
+    codec: &mut Codec,
+    image: &[u8],
+    node: map::NodeId,
+    address: Address,
+    fan: usize,
+) -> Result<Box<[Address]>> {
+    let head = Store::check_image(codec, image, address, node.page(), image::kind::MAP)?;
+    let mut words = vec![0u64; usize::from(head.words)];
+    let bad = |detail: String| image::bad_image(address, detail);
+    codec.unpack(image, &mut words, &mut []).map_err(bad)?;
+    if words.len() != fan * 2 {
+        return Err(bad(format!("a map node of {} words, expected {}", words.len(), fan * 2)));
+    }
+    Ok(words.chunks_exact(2).map(|pair| Address::unpack([pair[0], pair[1]])).collect())
 }
 
 /// Addresses in a map node.

@@ -260,3 +260,37 @@ pub(crate) fn read_checkpoint(disk: &dyn Disk, superblock: &Superblock) -> Resul
     }
     Ok(payload)
 }
+
+/// The newest checkpoint file that is whole, whatever names it: its database, generation and metadata.
+pub(crate) fn newest_checkpoint(disk: &dyn Disk) -> Result<Option<(DatabaseId, u64, Vec<u8>)>> {
+    let mut names = disk.list()?;
+    names.retain(|name| name.starts_with("checkpoint-"));
+    names.sort();
+    for name in names.iter().rev() {
+        let file = disk.open(name, OpenMode::Read)?;
+        let bytes = file.len()?;
+        if !(CHECKPOINT_HEADER_BYTES as u64..=CHECKPOINT_BYTES_MAX).contains(&bytes) {
+            continue;
+        }
+        let mut all = vec![0; usize::try_from(bytes).expect("below 4 GiB")];
+        if file.read_at(0, &mut all).is_err() {
+            continue;
+        }
+        let payload = all.split_off(CHECKPOINT_HEADER_BYTES);
+        let mut header = Reader::new(&all);
+        let fields = (|| {
+            let magic = header.array::<8>()?;
+            let database = DatabaseId(header.u64()?);
+            Some((magic, database, header.u64()?, header.u64()?, header.u32()?))
+        })();
+        let Some((magic, database, generation, length, crc)) = fields else { continue };
+        if magic == CHECKPOINT_MAGIC
+            && length == payload.len() as u64
+            && checkpoint_name(generation) == *name
+            && crc == seeded(&[database.0, generation], &[&payload])
+        {
+            return Ok(Some((database, generation, payload)));
+        }
+    }
+    Ok(None)
+}

@@ -44,11 +44,13 @@ mod file;
 pub mod format;
 mod reader;
 mod room;
+mod salvage;
 mod stats;
 mod writer;
 
 pub use esker_base::{CommitNo, DatabaseId, Lsn};
 pub use reader::{End, Group, is_used, read};
+pub use salvage::{LostGroups, Salvaged, databases, salvage};
 pub use stats::WalStats;
 pub use writer::{Tail, Wal};
 

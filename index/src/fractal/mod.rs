@@ -46,7 +46,7 @@ mod estimate;
 mod filter_job;
 mod kind;
 mod merge_job;
-mod node;
+pub(crate) mod node;
 mod plan;
 mod read;
 mod scan;

@@ -39,8 +39,8 @@
 //! The trie instead of one directory is ours, so that no change is larger than a few pages.
 
 mod branch;
-mod bucket;
-mod bucket_check;
+pub(crate) mod bucket;
+pub(crate) mod bucket_check;
 mod check;
 mod cursor;
 mod merge;
@@ -49,7 +49,7 @@ mod read;
 mod split;
 #[cfg(test)]
 mod tests;
-mod way;
+pub(crate) mod way;
 mod write;
 
 pub use check::Check;
