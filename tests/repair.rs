@@ -229,6 +229,70 @@ fn verify_names_the_table_and_the_keys_of_every_damaged_page() {
     }
 }
 
+fn rows_of(table: &esker::Table) -> Rows {
+    let rows = table.rows().unwrap().map(|row| row.unwrap().into_parts());
+    rows.collect()
+}
+
+/// Scans until an error, from one end; answers whether there was one. It gives nothing more then, from either end.
+fn scan_ends_at_damage(table: &esker::Table, wanted: &Rows, back: bool) -> bool {
+    let Ok(mut rows) = table.rows() else { return true };
+    let mut given = 0;
+    loop {
+        match if back { rows.next_back() } else { rows.next() } {
+            None => {
+                assert_eq!(given, wanted.len(), "{}: a scan ended early", table.name());
+                return false;
+            }
+            Some(Ok(row)) => {
+                assert_eq!(wanted.get(row.key()).map(|v| &v[..]), Some(row.value()));
+                given += 1;
+            }
+            Some(Err(error)) => {
+                assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                assert!(rows.next().is_none(), "{}: a scan went on", table.name());
+                assert!(!table.is_ordered() || rows.next_back().is_none(), "{}", table.name());
+                return true;
+            }
+        }
+    }
+}
+
+/// What rots in one table keeps nobody from the others: reads, writes, checkpoints and restarts go on.
+#[test]
+fn rot_in_one_table_leaves_the_others_of_every_kind() {
+    let (disk, all) = sample(4, 200);
+    let ids: BTreeMap<u32, &str> = (1..).zip(KINDS.map(|(name, _)| name)).collect();
+    let mut harmed: BTreeMap<&str, u32> = BTreeMap::new();
+    for image in live_images(&disk).iter().filter(|image| image.kind != MAP) {
+        let rotten = disk.crash_clone(CrashKind::All, 0);
+        destroy(&rotten, image);
+        let name = ids[&image.table];
+        let db = open(&rotten).unwrap();
+        let table = db.open_table(name).unwrap();
+        let mut met = scan_ends_at_damage(&table, &all[name], false);
+        if table.is_ordered() {
+            met |= scan_ends_at_damage(&table, &all[name], true);
+        }
+        *harmed.entry(name).or_default() += u32::from(met);
+        let others = || all.iter().filter(|(other, _)| **other != name);
+        for (other, wanted) in others() {
+            let table = db.open_table(other).unwrap();
+            assert_eq!(rows_of(&table), *wanted, "{image:?}");
+            table.put("new", "row").unwrap();
+        }
+        db.checkpoint().unwrap();
+        drop((table, db));
+        let db = open(&rotten.crash_clone(CrashKind::None, 0)).unwrap();
+        for (other, wanted) in others() {
+            let table = db.open_table(other).unwrap();
+            assert_eq!(table.get("new").unwrap().unwrap(), b"row", "{image:?}");
+            assert_eq!(rows_of(&table).len(), wanted.len() + 1, "{image:?}");
+        }
+    }
+    assert!(harmed.len() == 3 && harmed.values().all(|count| *count > 5), "{harmed:?}");
+}
+
 #[test]
 fn verify_finds_a_damaged_superblock_checkpoint_and_log() {
     let (disk, _) = sample(3, 40);
@@ -413,6 +477,37 @@ fn repairing_what_is_whole_loses_nothing() {
         let (report, changed) = check_repair(&past, &past.disk, &format!("seed {seed}")).unwrap();
         assert!(report.is_complete() && changed == 0, "{report:#?}");
     });
+}
+
+/// What is committed at a time fits the memory that the repair is given.
+#[test]
+fn a_repair_does_with_as_little_memory_as_the_database() {
+    let disk = SimDisk::new(600);
+    let db = open(&disk).unwrap();
+    let mut wanted = BTreeMap::new();
+    for (name, kind) in KINDS {
+        let table = db.table(name, kind).unwrap();
+        let mut rows = Rows::new();
+        for n in 0..2000u16 {
+            let len = match n % 500 {
+                7 => 50_000,
+                8..20 => 8000,
+                _ => 100,
+            };
+            let value: Vec<u8> = (0..len).map(|i| (i * 7 + u32::from(n)) as u8).collect();
+            table.put(n.to_be_bytes(), &value).unwrap();
+            rows.insert(n.to_be_bytes().to_vec(), value);
+        }
+        wanted.insert(name.to_owned(), rows);
+        // Of the last table, something is in the log only.
+        if kind != Index::Fractal {
+            db.checkpoint().unwrap();
+        }
+    }
+    drop(db);
+    let (report, tables) = repair(&disk).unwrap();
+    assert!(report.is_complete() && report.log_groups > 0, "{report:#?}");
+    assert!(tables == wanted);
 }
 
 #[test]

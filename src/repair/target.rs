@@ -11,8 +11,8 @@ use esker_base::{Result, TableId};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// Bytes of rows committed at a time.
-const BATCH_BYTES: u64 = 1 << 20;
+/// Most bytes of rows committed at a time.
+const BATCH_BYTES_MAX: u64 = 1 << 20;
 
 /// A table as it is called there.
 #[derive(Debug)]
@@ -28,6 +28,9 @@ pub(super) struct Target {
     db: Option<Database>,
     pub(super) tables: BTreeMap<TableId, TargetTable>,
     batch: Option<Batch>,
+    /// A batch is committed as soon as it has so many bytes. With one row more, of no more bytes than that, it is well
+    /// below what the database takes.
+    batch_bytes: u64,
 }
 
 /// What the log has done to losses.
@@ -40,7 +43,9 @@ pub(super) enum Effect {
 impl Target {
     /// `db` is new, or nothing is written.
     pub(super) fn new(db: Option<Database>) -> Self {
-        Self { db, tables: BTreeMap::new(), batch: None }
+        let limit = db.as_ref().map(|db| db.engine().options.write_set_bytes_max() / 4);
+        let batch_bytes = limit.unwrap_or_default().min(BATCH_BYTES_MAX);
+        Self { db, tables: BTreeMap::new(), batch: None, batch_bytes }
     }
 
     /// Makes a table; of another name if that is taken.
@@ -70,7 +75,7 @@ impl Target {
     }
 
     fn keep(&mut self, batch: Batch) -> Result<()> {
-        if batch.bytes() >= BATCH_BYTES {
+        if batch.bytes() >= self.batch_bytes {
             return batch.commit();
         }
         self.batch = Some(batch);
@@ -83,6 +88,10 @@ impl Target {
     }
 
     pub(super) fn put(&mut self, id: TableId, key: &[u8], value: &[u8]) -> Result<()> {
+        if value.len() as u64 >= self.batch_bytes {
+            self.flush()?;
+            return self.table(id)?.map_or(Ok(()), |table| table.put(key, value));
+        }
         let Some(mut batch) = self.batch() else { return self.table(id).map(drop) };
         if let Some(table) = self.table(id)? {
             batch.put(table, key, value);
