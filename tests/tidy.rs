@@ -40,7 +40,7 @@ fn dependencies_point_one_way() {
         ("index", &["esker-base"]),
         (".", &["esker-base", "esker-io", "esker-wal", "esker-index"]),
         ("index/conformance", &["esker", "esker-io"]),
-        ("cli", &["esker"]),
+        ("cli", &["esker", "esker-conformance"]),
     ]
     .into();
     for (folder, allowed) in allowed {

@@ -20,7 +20,7 @@ KEYS
 const EXIT_HELP: &str = "\
 EXIT CODES
   0  done
-  1  not found, rows rejected, or damage found
+  1  not found, rows rejected, damage found, not all restored, or a promise broken
   2  the command line cannot be right
   3  input, output, or the database is in use
   4  the database is damaged
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Tables(Tables),
     Stat(Stat),
     Verify(Verify),
+    Repair(Repair),
+    Torture(Torture),
     Export(Export),
 }
 
@@ -236,6 +238,56 @@ pub(crate) struct Stat {
 pub(crate) struct Verify {
     /// The database: a directory.
     pub(crate) dir: PathBuf,
+}
+
+/// Make a new database of what is left of a damaged one, and say what is lost. Exit code 1 if anything is.
+///
+/// The damaged database is not written to, so there is no harm in trying. Without NEWDIR nothing is
+/// written at all: the report says what would come of it. Tables keep their names and kinds of index.
+///
+/// The report, on standard output: the keys of each table whose rows may be gone, and those whose rows
+/// may be older than the newest; which commits are gone from the log; and a last line that begins with
+/// `complete` if every row was restored as it was last, else with `partial`. Damage that was met goes to
+/// standard error. A database in which pages had to be found by reading everything may be complete, but
+/// that cannot be known: it is `partial`, too.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Repair {
+    /// The damaged database: a directory.
+    pub(crate) dir: PathBuf,
+    /// The new one: a directory that does not exist, or is empty.
+    pub(crate) newdir: Option<PathBuf>,
+}
+
+/// Try to make databases lose data on this machine, for a bounded time, and report what was tried.
+///
+/// Half of the time, in NEWDIR: a process writes to tables of all kinds and is killed, over and over, and
+/// what it left is compared, row by row, with what was acknowledged; copies are spoiled (bits, sectors,
+/// ends of files), read, and repaired, and every row must be right, or reported. The other half, in memory:
+/// the power of simulated disks is cut at every one of their operations, also while a database recovers,
+/// and their operations fail. Exit code 1 if a promise is broken; NEWDIR then keeps what there is to see.
+///
+/// It cannot tell whether a device keeps what it said was synced: only pulling the plug can.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Torture {
+    /// Where: a directory that does not exist, or is empty. Some 50 MB; removed when all went well.
+    pub(crate) newdir: PathBuf,
+    /// For how long. What is under way at the end is finished, which takes some seconds more.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// What to draw from; a run that is not named one takes any, and says which [default: random].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..1 << 32))]
+    pub(crate) seed: Option<u64>,
+    /// Acknowledge a commit that was not made, to see that it is found: exit code 1 is right then.
+    #[arg(long)]
+    pub(crate) canary: bool,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Be the process that is killed, from this commit on.
+    #[arg(long, hide = true)]
+    pub(crate) worker: Option<u64>,
 }
 
 /// Print the values of a table as NDJSON, in the order of their keys (of a hash table: in any).

@@ -12,7 +12,7 @@ pub(crate) const INTERRUPTED: i32 = 130;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Fine,
-    /// Not found, rows rejected, or damage found.
+    /// Not found, rows rejected, damage found, not all restored, or a promise broken.
     Negative,
     /// The user asked to stop.
     Interrupted,

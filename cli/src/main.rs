@@ -7,6 +7,8 @@
 //! | `input`, `json` | formats of input |
 //! | `rows` | get, put, del, scan, export |
 //! | `report` | tables, stat, verify |
+//! | `repair` | repair |
+//! | `torture` | torture |
 //! | `key`, `tables` | how keys are made of fields; which fields a table was imported with |
 //! | `show`, `output` | bytes as text and JSON; standard output |
 //! | `failure` | exit codes and errors |
@@ -20,10 +22,12 @@ mod key;
 mod output;
 mod progress;
 mod rejects;
+mod repair;
 mod report;
 mod rows;
 mod show;
 mod tables;
+mod torture;
 
 use args::{Command, Esker};
 use clap::Parser;
@@ -55,5 +59,7 @@ fn run(esker: &Esker) -> Result<Ending, Failure> {
         Command::Tables(args) => report::tables(args, json),
         Command::Stat(args) => report::stat(args, json),
         Command::Verify(args) => report::verify(args, json),
+        Command::Repair(args) => repair::repair(args, json),
+        Command::Torture(args) => torture::torture(args, json),
     }
 }

@@ -58,7 +58,11 @@ fn help_goes_to_standard_output_and_ends_with_examples() {
     let place = Place::new("report_help");
     let help = place.run("--help").out(0);
     assert!(help.contains("EXIT CODES") && help.contains("EXAMPLES"), "{help}");
-    for command in ["import", "get", "put", "del", "scan", "tables", "stat", "verify", "export"] {
+    let commands = [
+        "import", "get", "put", "del", "scan", "tables", "stat", "verify", "repair", "torture",
+        "export",
+    ];
+    for command in commands {
         assert!(help.contains(command), "{command}");
         let help = place.run(&format!("{command} --help")).out(0);
         assert!(help.contains("--json"), "{help}");
