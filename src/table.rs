@@ -204,7 +204,15 @@ impl Table {
         self.get_with(key, <[u8]>::to_vec)
     }
 
-    /// Calls `f` with the value of a key, without allocating for it.
+    /// Calls `f` with the value of a key, without allocating for it. The value cannot be kept beyond the call:
+    ///
+    /// ```compile_fail
+    /// # fn keep(table: &esker::Table) -> esker::Result<()> {
+    /// let mut kept: &[u8] = &[];
+    /// table.get_with("key", |value| kept = value)?;
+    /// assert!(!kept.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn get_with<R>(
         &self,
         key: impl AsRef<[u8]>,

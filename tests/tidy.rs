@@ -93,6 +93,32 @@ fn design_names_what_is_there() {
 }
 
 #[test]
+fn trust_names_tests_that_there_are() {
+    let mut there = BTreeSet::new();
+    walk(&root(), &mut there);
+    let mut tests = BTreeSet::new();
+    for path in there.iter().filter(|path| path.ends_with(".rs")) {
+        for line in text(path).lines().filter_map(|line| line.trim().strip_prefix("fn ")) {
+            tests.extend(line.strip_suffix("() {").map(str::to_owned));
+        }
+    }
+    let mut checked = 0;
+    for part in text("tests/TRUST.md").split('`').skip(1).step_by(2) {
+        // Tests are sentences; what has fewer words is something else.
+        if part.matches('_').count() < 3 || part.contains(['(', ' ', '/']) {
+            continue;
+        }
+        checked += 1;
+        let is_there = match part.strip_suffix('*') {
+            Some(start) => tests.iter().any(|test| test.starts_with(start)),
+            None => tests.contains(part),
+        };
+        assert!(is_there || part == "let_underscore_must_use", "there is no test {part}");
+    }
+    assert!(checked > 60, "only {checked} tests were found in TRUST.md");
+}
+
+#[test]
 fn every_error_is_in_the_tests() {
     let source = text("base/src/error.rs");
     let body = source.split("pub enum Error {").nth(1).unwrap().split("\n}\n").next().unwrap();

@@ -47,7 +47,9 @@ fn spoil(place: &Place, word: &str, n: u32) {
         let is_here = |at: &usize| bytes[*at..].starts_with(text.as_bytes());
         let places: Vec<_> = (0..bytes.len()).filter(is_here).collect();
         spoiled += places.len();
-        places.into_iter().for_each(|at| bytes[at] ^= 1);
+        for at in places {
+            bytes[at] ^= 1;
+        }
         fs::write(path, bytes).unwrap();
     }
     assert!(spoiled > 0, "{text} is in no page");

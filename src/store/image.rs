@@ -328,5 +328,22 @@ mod tests {
         let address =
             Address { segment: SegmentId(77), offset: 1 << 30, number: 1 << 40, bytes: 8000 };
         assert_eq!(Address::unpack(address.pack()), address);
+        // Each field up to its end: the space that can be named is far beyond 4 GiB, and no field runs into another.
+        let far = Address {
+            segment: SegmentId(u32::MAX),
+            offset: u32::MAX,
+            number: (1 << 48) - 1,
+            bytes: u16::MAX,
+        };
+        for (segment, offset, number) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+            let near = Address {
+                segment: SegmentId(far.segment.0 * segment),
+                offset: far.offset * offset,
+                number: far.number * number,
+                bytes: 1,
+            };
+            assert_eq!(Address::unpack(near.pack()), near);
+        }
+        assert_eq!(Address::unpack(far.pack()), far);
     }
 }

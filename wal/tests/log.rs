@@ -43,6 +43,23 @@ fn groups_round_trip_over_files() {
     assert_eq!(end.highest_incarnation, 1);
 }
 
+/// Nothing on the way is cut to 32 bits: positions and commits go over 2^32 like over any number.
+#[test]
+fn positions_and_commits_go_beyond_32_bits() {
+    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+    let start = Lsn((1 << 32) - (16 << 10));
+    let options = options(SMALL, 4 * SMALL);
+    let (wal, tail) = Wal::create(Arc::clone(&disk), options, 1, start).unwrap();
+    let commit = CommitNo((1 << 32) - 50);
+    let log = Log { wal, turn: Mutex::new(common::Turn { tail, commit }) };
+    for n in 0..100 {
+        log.put_sync(n * 37 % 900).unwrap();
+    }
+    let (commits, end) = read_from(disk.as_ref(), start).unwrap();
+    assert_eq!(commits, (commit.0 + 1..=commit.0 + 100).collect::<Vec<_>>());
+    assert!(end.end.0 > 1 << 32 && end.last_commit.0 > 1 << 32, "{end:?}");
+}
+
 #[test]
 fn reading_starts_anywhere_a_tail_was() {
     let (disk, log) = small(4 * SMALL);
