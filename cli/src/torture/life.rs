@@ -1,7 +1,7 @@
 //! A process that writes real files, killed in the middle of it.
 
 use super::history::{COUNT_KEY, Model, TABLES, options};
-use super::{Stop, Torturer};
+use super::{Stop, Torturer, broken};
 use crate::failure::Failure;
 use esker::{Database, Table};
 use esker_conformance::Choices as _;
@@ -15,7 +15,7 @@ const LIFE_MS_MAX: u64 = 400;
 /// Counts of this part.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kills {
-    pub(super) kills: u64,
+    pub(super) times: u64,
     /// Of them, before the first commit.
     pub(super) in_recovery: u64,
     pub(super) commits: u64,
@@ -50,7 +50,7 @@ impl Torturer<'_> {
             lines.lines().last().and_then(|line| line.parse().ok()).expect("a number a line")
         });
         self.check(last)?;
-        self.tally.kills.kills += 1;
+        self.tally.kills.times += 1;
         self.tally.kills.in_recovery += u64::from(last < first);
         self.tally.kills.commits += (last + 1).saturating_sub(first);
         Ok(())
@@ -74,31 +74,31 @@ impl Torturer<'_> {
             Ok(db) => db,
             // It was killed before there was one.
             Err(esker::Error::NotADatabase { .. }) if acknowledged == 0 => return Ok(()),
-            Err(error) => return Err(self.broken(format_args!("after a kill: {error}"))),
+            Err(error) => return Err(broken(format_args!("after a kill: {error}"))),
         };
         let mut found = Vec::new();
         for (name, kind) in TABLES {
             let table = db.table(name, kind).map_err(Failure::from)?;
-            let count = table.get(COUNT_KEY).map_err(|error| self.broken(error))?;
+            let count = table.get(COUNT_KEY).map_err(broken)?;
             found.push(
                 count.map_or(0, |bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)),
             );
         }
         let commits = found[0];
         if found.iter().any(|other| *other != commits) {
-            return Err(self.broken(format_args!("a commit is in some tables only: {found:?}")));
+            return Err(broken(format_args!("a commit is in some tables only: {found:?}")));
         }
         if commits < acknowledged || commits > acknowledged + 1 {
             let what = format!("{acknowledged} commits were acknowledged, {commits} are there");
-            return Err(self.broken(what));
+            return Err(broken(what));
         }
         if commits > 0 {
             self.model.advance(commits);
             self.compare(&db)?;
         }
-        let verified = db.verify().map_err(|error| self.broken(error))?;
+        let verified = db.verify().map_err(broken)?;
         if let Some(damage) = verified.damage.first() {
-            return Err(self.broken(format_args!("verify after a kill: {}", damage.error)));
+            return Err(broken(format_args!("verify after a kill: {}", damage.error)));
         }
         // Else its log is replayed by the next worker once more.
         if self.rng.one_in(2) {
@@ -109,12 +109,10 @@ impl Torturer<'_> {
 
     fn compare(&self, db: &Database) -> Result<(), Stop> {
         for (tab, (name, _)) in TABLES.iter().enumerate() {
-            let table = db.open_table(name).map_err(|error| self.broken(error))?;
+            let table = db.open_table(name).map_err(broken)?;
             if let Err(what) = same_rows(&table, &self.model, tab) {
                 let commits = self.model.commits;
-                return Err(
-                    self.broken(format_args!("after {commits} commits, table {name}: {what}"))
-                );
+                return Err(broken(format_args!("after {commits} commits, table {name}: {what}")));
             }
         }
         Ok(())

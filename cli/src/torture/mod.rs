@@ -45,6 +45,10 @@ impl From<Failure> for Stop {
     }
 }
 
+fn broken(what: impl fmt::Display) -> Stop {
+    Stop::Broken(what.to_string())
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     kills: life::Kills,
@@ -107,10 +111,6 @@ impl Torturer<'_> {
         self.args.newdir.join("db")
     }
 
-    fn broken(&self, what: impl fmt::Display) -> Stop {
-        Stop::Broken(what.to_string())
-    }
-
     fn show(&self) {
         let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
         self.bar.set_style(style.expect("a constant that the tests run"));
@@ -131,7 +131,7 @@ impl Torturer<'_> {
                 self.life()?;
             }
             self.rot()?;
-            let real = self.bar.elapsed() - began;
+            let real = self.bar.elapsed().saturating_sub(began);
             let until = (began + real * 2).min(limit);
             let is_over = || self.bar.elapsed() >= until || self.interrupt.is_set();
             let counts = sim::run(&next, is_over).map_err(Stop::Broken)?;
@@ -140,7 +140,7 @@ impl Torturer<'_> {
             self.bar.set_position(self.bar.elapsed().min(limit).as_secs());
             self.bar.set_message(format!(
                 "{} kills, {} spoiled copies, {} power cuts, {} I/O errors",
-                kills.kills,
+                kills.times,
                 rots.copies,
                 HumanCount(sim.cuts),
                 HumanCount(sim.faults_met),
@@ -163,7 +163,7 @@ impl Torturer<'_> {
                 "broken": broken,
                 "seed": self.seed,
                 "seconds": elapsed.as_secs_f64(),
-                "kills": kills.kills,
+                "kills": kills.times,
                 "kills_in_recovery": kills.in_recovery,
                 "commits": kills.commits,
                 "spoiled_copies": rots.copies,
@@ -184,7 +184,7 @@ impl Torturer<'_> {
         let mut lines = vec![
             format!(
                 "real files, process killed: {} times, {} of them while it opened; {} commits",
-                count(kills.kills),
+                count(kills.times),
                 count(kills.in_recovery),
                 count(kills.commits)
             ),

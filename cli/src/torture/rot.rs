@@ -1,7 +1,7 @@
 //! Copies of the real files, spoiled: found, read around, repaired.
 
 use super::history::{TABLES, options};
-use super::{Stop, Torturer};
+use super::{Stop, Torturer, broken};
 use crate::failure::Failure;
 use esker::{Database, Error, RepairReport, RepairedTable};
 use esker_conformance::Choices as _;
@@ -36,7 +36,7 @@ impl Torturer<'_> {
         if self.model.commits == 0 {
             return Ok(());
         }
-        let db = options().open(self.db_dir()).map_err(|error| self.broken(error))?;
+        let db = options().open(self.db_dir()).map_err(broken)?;
         db.close().map_err(Failure::from)?;
         let (copy, repaired) = (self.args.newdir.join("rot"), self.args.newdir.join("repaired"));
         let trouble = |source| Stop::Trouble(Failure::file(copy.display().to_string(), source));
@@ -58,7 +58,7 @@ impl Torturer<'_> {
                 *(if reported { &mut rots.reported } else { &mut rots.harmless }) += 1;
             }
             Err(Error::Corrupt { .. } | Error::NotADatabase { .. }) => self.tally.rots.refused += 1,
-            Err(error) => return Err(self.broken(format_args!("{place}: {error}"))),
+            Err(error) => return Err(broken(format_args!("{place}: {error}"))),
         }
         fs::remove_dir_all(&copy).map_err(trouble)?;
         fs::remove_dir_all(&repaired).map_err(trouble)
@@ -85,10 +85,8 @@ impl Torturer<'_> {
                 1 => {
                     let from = at / SECTOR_BYTES * SECTOR_BYTES;
                     file.seek(SeekFrom::Start(from))?;
-                    let zeroes = [0; SECTOR_BYTES as usize];
-                    file.write_all(
-                        &zeroes[..usize::try_from(SECTOR_BYTES.min(bytes - from)).expect("small")],
-                    )?;
+                    let zeroes = SECTOR_BYTES.min(bytes - from);
+                    io::copy(&mut io::repeat(0).take(zeroes), &mut file)?;
                     format!("sector of byte {at} zeroed")
                 }
                 _ => {
@@ -104,7 +102,7 @@ impl Torturer<'_> {
 
     /// Reads everything: right, or reported. Answers whether anything was.
     fn read(&self, db: &Database, place: &str) -> Result<bool, Stop> {
-        let broken = |what: &dyn std::fmt::Display| self.broken(format_args!("{place}: {what}"));
+        let broken = |what: &dyn std::fmt::Display| broken(format_args!("{place}: {what}"));
         let is_damage = |error: &Error| matches!(error, Error::Corrupt { .. });
         let mut reported = false;
         for ((name, _), wanted) in TABLES.iter().zip(&self.model.tables) {
@@ -156,8 +154,7 @@ impl Torturer<'_> {
 
     /// Repairs the copy, and checks that nothing is invented and all that is missing is said.
     fn repair(&mut self, copy: &Path, new: &Path, place: &str) -> Result<(), Stop> {
-        let broken =
-            |what: &dyn std::fmt::Display| self.broken(format_args!("repair, {place}: {what}"));
+        let broken = |what: &dyn std::fmt::Display| broken(format_args!("repair, {place}: {what}"));
         let report = match options().repair(copy, new) {
             Ok(report) => report,
             Err(Error::NotADatabase { .. }) => {
