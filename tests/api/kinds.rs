@@ -437,8 +437,8 @@ fn there_may_be_many_fractal_tables() {
 /// What a dropped table took comes back, whatever its kind and however far its background work is.
 #[test]
 fn a_dropped_table_of_each_kind_gives_its_space_back() {
-    /// Of the page map, which has room for every page id that was ever handed out.
-    const MAP_BYTES: u64 = 16 << 10;
+    /// Of the page map, which has room for every page id that was ever handed out, and each node twice.
+    const MAP_BYTES: u64 = 2 * (16 << 10);
     for kind in KINDS {
         let disk = SimDisk::new(1);
         let db = small(&disk);
