@@ -41,10 +41,16 @@ fn every_crash_at_every_operation_leaves_what_was_promised() {
             if done.contains(&seed) {
                 return;
             }
-            let script = crash::script_of(Subject::DRAWN, seed, 2000);
+            let script = (4..)
+                .map(|i| crash::script_of(Subject::DRAWN, seed, 500 * i))
+                .find(|script| script.commits() >= 2000)
+                .unwrap();
             let found = crash::history(Subject::DRAWN, &script, seed, 1);
             let (recoveries, nested) = (found.total(), &found.nested[1..]);
-            let line = format!("seed {seed} recoveries {recoveries} nested {nested:?}");
+            let (ops, commits) = (script.ops.len(), script.commits());
+            let line = format!(
+                "seed {seed} operations {ops} commits {commits} recoveries {recoveries} nested {nested:?}"
+            );
             writeln!(file.lock().unwrap(), "{line} failures 0").unwrap();
         });
         return;
