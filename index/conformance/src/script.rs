@@ -13,24 +13,26 @@ pub struct Script {
 impl Script {
     /// Operations that commit something, if nothing is in their way.
     pub fn commits(&self) -> usize {
-        let commits = |op: &&Op| match op {
-            Op::Create(_)
-            | Op::Drop(_)
-            | Op::Put(..)
-            | Op::Delete(..)
-            | Op::PutIfAbsent(..)
-            | Op::Swap(..)
-            | Op::Merge(..)
-            | Op::DeleteRange(..)
-            | Op::Clear(_)
-            | Op::Pop(..)
-            | Op::Batch(..)
-            | Op::Fill(..)
-            | Op::BulkLoad(..)
-            | Op::Submit(..)
-            | Op::Transact(_, _, true, _)
-            | Op::End(_, true) => true,
-            _ => false,
+        let commits = |op: &&Op| {
+            matches!(
+                op,
+                Op::Create(_)
+                    | Op::Drop(_)
+                    | Op::Put(..)
+                    | Op::Delete(..)
+                    | Op::PutIfAbsent(..)
+                    | Op::Swap(..)
+                    | Op::Merge(..)
+                    | Op::DeleteRange(..)
+                    | Op::Clear(_)
+                    | Op::Pop(..)
+                    | Op::Batch(..)
+                    | Op::Fill(..)
+                    | Op::BulkLoad(..)
+                    | Op::Submit(..)
+                    | Op::Transact(_, _, true, _)
+                    | Op::End(_, true)
+            )
         };
         self.ops.iter().filter(commits).count()
     }
