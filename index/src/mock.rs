@@ -43,6 +43,18 @@ struct State {
     newest_cut: Option<CommitNo>,
     reserve: usize,
     reserve_left: usize,
+    counts: Counts,
+}
+
+/// Pages touched so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Read, at any view.
+    pub(crate) read: usize,
+    /// Built outside turns.
+    pub(crate) built: usize,
+    /// Created, replaced or latched in turns.
+    pub(crate) written: usize,
 }
 
 impl State {
@@ -77,6 +89,7 @@ impl Mock {
             newest_cut: None,
             reserve: usize::MAX,
             reserve_left: usize::MAX,
+            counts: Counts::default(),
         };
         Self { content_bytes, state: RefCell::new(state) }
     }
@@ -85,6 +98,11 @@ impl Mock {
     }
     fn state_mut(&self) -> RefMut<'_, State> {
         self.state.borrow_mut()
+    }
+
+    /// Pages touched so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.state().counts
     }
 
     /// Begins the next commit: pages that change from now on carry its number, which it returns.
@@ -300,6 +318,7 @@ impl Pages for Mock {
 
     fn read(&self, word: &ChildWord, view: View) -> Step<MockRead> {
         let page = word.page();
+        self.state_mut().counts.read += 1;
         if let View::Cut(cut) = view {
             let state = self.state();
             let current = state.pages.get(&page).filter(|page| page.changed_at <= cut);
@@ -424,6 +443,7 @@ impl TurnPages for Mock {
     type New<'a> = MockNew<'a>;
 
     fn write<'a>(&'a self, word: &ChildWord) -> Step<MockWrite<'a>> {
+        self.state_mut().counts.written += 1;
         let page = self.current(word.page())?;
         if page.level > 0 {
             return Err(Stop::Moved);
@@ -433,9 +453,11 @@ impl TurnPages for Mock {
         Ok(MockWrite { mock: self, page, changed: None })
     }
     fn create(&self, level: u8, words: usize) -> Step<MockNew<'_>> {
+        self.state_mut().counts.written += 1;
         self.make_new(level, words)
     }
     fn replace(&self, page: PageId, level: u8, words: usize) -> Step<MockNew<'_>> {
+        self.state_mut().counts.written += 1;
         let old = self.current(page)?;
         assert!(old.level > 0 || old.latch.get() < 0, "a leaf is replaced by who latched it");
         assert!(!self.state().replacing.contains(&page), "deadlock: {page:?} is being replaced");
@@ -472,6 +494,7 @@ impl BuildPages for Mock {
     type New<'a> = MockNew<'a>;
 
     fn build(&self, level: u8, words: usize) -> Step<MockNew<'_>> {
+        self.state_mut().counts.built += 1;
         self.make_new(level, words)
     }
     fn keep(&self, page: MockNew<'_>) -> u64 {

@@ -1,19 +1,23 @@
 //! What to do next.
 
 use super::Fractal;
+use super::estimate::{covered_pages, covered_rows, ranges_of};
 use super::filter_job::FilterJob;
 use super::merge_job::MergeJob;
 use super::node::{Child, NODE_LEVEL, NodeParts};
 use super::read::{read_below, read_node};
 use super::work::{Job, Outcome, word_of};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
+use crate::run::RangeSet;
 use esker_base::PageId;
 use esker_base::sync::Ordering;
 
-/// At rest, a lowest node is merged if this share of its leaves is not in its oldest run,
+/// At rest, a lowest node is merged if this share of its leaves is not in its oldest run, or of its rows is garbage,
 const REST_DELTA_PERCENT: u64 = 10;
-/// and upper runs go down if they are this share of all.
+/// and upper runs go down if they are this share of all, or their ranges delete this share.
 const REST_UPPER_PERCENT: u64 = 5;
+/// Under writes, a lowest node is merged before its time if this share of its rows is garbage.
+const GARBAGE_PERCENT: u64 = 50;
 
 /// A node and where it is.
 #[derive(Clone)]
@@ -36,6 +40,9 @@ struct Candidate {
 impl Fractal {
     /// What to do next.
     pub(crate) fn choose<P: Pages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Job> {
+        if self.gaps.is_open() {
+            return Ok(Job::Finish(Box::new(Outcome { close_gap: true, ..Outcome::default() })));
+        }
         let path = {
             let page = read_node(pages, root, View::Current)?;
             let parts = NodeParts::of(page.words(), page.body());
@@ -76,11 +83,23 @@ impl Fractal {
             return Ok(Job::Idle);
         }
         // What a range delete has covered is space to be had back, however few bytes the range itself takes.
-        let has_ranges = path.parts.runs.iter().any(|run| run.run.ranges != 0);
-        if is_upper_much || has_ranges {
+        let is_covered_much = |ranges: &RangeSet| {
+            let covered = covered_pages(pages, &path.parts, (&[], None), ranges)?;
+            Ok(covered > 0 && covered * 100 >= all_pages * REST_UPPER_PERCENT)
+        };
+        let ranges = ranges_of(pages, path.parts.runs.iter().map(|run| &run.run))?;
+        if is_upper_much || is_covered_much(&ranges)? {
             return self.flush(pages, &path);
         }
-        let covers = path.parts.memtable.is_some_and(|(_, ranges)| ranges != 0);
+        let covers = match path.parts.memtable {
+            Some((_, list)) if list != 0 => {
+                let leaf = pages.read(&word_of(list), View::Current)?;
+                let ranges = RangeSet::of_leaf(leaf.body());
+                drop(leaf);
+                is_covered_much(&ranges)?
+            }
+            _ => false,
+        };
         let filled = self.filled_bytes.load(Ordering::Relaxed);
         let page_bytes = self.config.content_bytes as u64;
         let is_much = filled * 100 >= all_pages * page_bytes * REST_UPPER_PERCENT;
@@ -107,7 +126,8 @@ impl Fractal {
             let due = runs >= soft || (rest && runs > u64::from(is_lowest));
             let worse = best.as_ref().is_none_or(|best| runs > best.urgency);
             if is_lowest {
-                if due && worse && (runs >= soft || is_delta_much(pages, child)?) {
+                let due = due || runs > 1;
+                if due && worse && (runs >= soft || is_delta_much(pages, child, rest)?) {
                     let path = path.clone();
                     *best = Some(Candidate { path, child: Some(i), urgency: runs });
                 }
@@ -165,14 +185,27 @@ fn merge_child(path: &NodePath, child: usize) -> Job {
     Job::Merge(Box::new(MergeJob::new(path, Vec::new(), Some(child))))
 }
 
-/// Whether much of a lowest node is not in its oldest run.
-fn is_delta_much<P: Pages>(pages: &P, child: &Child) -> Step<bool> {
+/// Whether much of a lowest node is not in its oldest run, or is garbage.
+fn is_delta_much<P: Pages>(pages: &P, child: &Child, rest: bool) -> Step<bool> {
     let page = read_node(pages, &word_of(child.word), View::Current)?;
     let parts = NodeParts::of(page.words(), page.body());
-    let newer = || parts.runs.iter().rev().skip(1);
-    if newer().any(|run| run.run.ranges != 0) {
+    drop(page);
+    let Some((oldest, newer)) = parts.runs.split_last() else { return Ok(false) };
+    let newer = || newer.iter().map(|run| &run.run);
+    let pages_newer: u64 = newer().map(|run| u64::from(run.pages)).sum();
+    if rest && pages_newer * 100 >= u64::from(child.pages) * REST_DELTA_PERCENT {
         return Ok(true);
     }
-    let newer: u64 = newer().map(|run| u64::from(run.run.pages)).sum();
-    Ok(newer * 100 >= u64::from(child.pages) * REST_DELTA_PERCENT)
+    let share = if rest { REST_DELTA_PERCENT } else { GARBAGE_PERCENT };
+    let is_much = |rows: u64| rows > 0 && rows * 100 >= oldest.run.rows * share;
+    // A tombstone is garbage at this depth, and what it deletes.
+    let tombstones: u64 = newer().map(|run| run.tombstones).sum();
+    if is_much(tombstones) {
+        return Ok(true);
+    }
+    let ranges = ranges_of(pages, newer())?;
+    if ranges.is_empty() {
+        return Ok(false);
+    }
+    Ok(is_much(tombstones + covered_rows(pages, &oldest.run, &ranges)?))
 }

@@ -5,7 +5,7 @@ use super::read::read_node;
 use super::work::word_of;
 use crate::btree;
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
-use crate::run::RunRef;
+use crate::run::{RangeLoader, RangeSet, RunRef};
 
 /// About how many rows lie in a range.
 pub(crate) fn estimate<P: Pages>(
@@ -58,4 +58,65 @@ fn estimate_node<P: Pages>(
         rows += estimate_node(pages, view, &below, low, high)?;
     }
     Ok(rows)
+}
+
+/// Ranges looked at, of many.
+const RANGES_MAX: usize = 16;
+
+/// The ranges of some runs, together.
+pub(crate) fn ranges_of<'r, P: Pages>(
+    pages: &P,
+    runs: impl Iterator<Item = &'r RunRef>,
+) -> Step<RangeSet> {
+    let mut all = RangeSet::default();
+    for run in runs.filter(|run| run.ranges != 0) {
+        let (mut loader, mut set) = (RangeLoader::default(), RangeSet::default());
+        while !loader.step(pages, &word_of(run.ranges), View::Current, &mut set)? {}
+        all = if all.is_empty() { set } else { all.union(&set) };
+    }
+    Ok(all)
+}
+
+/// About how many rows of a run lie in ranges; of many ranges some are looked at.
+pub(crate) fn covered_rows<P: Pages>(pages: &P, run: &RunRef, ranges: &RangeSet) -> Step<u64> {
+    let ranges = ranges.ranges();
+    let step = ranges.len().div_ceil(RANGES_MAX).max(1);
+    let mut rows = 0u64;
+    for (low, high) in ranges.iter().step_by(step) {
+        let (tree, view) = (word_of(run.tree), View::Current);
+        let found = btree::estimate_rows(pages, &tree, view, low, high.as_deref())?;
+        rows = rows.saturating_add(found.saturating_mul(step as u64));
+    }
+    Ok(rows.min(run.rows))
+}
+
+/// About how many leaves below a node of the keys from `low` up to `high` lie in ranges, as [`covered_rows`].
+pub(crate) fn covered_pages<P: Pages>(
+    pages: &P,
+    parts: &NodeParts,
+    (low, high): (&[u8], Option<&[u8]>),
+    ranges: &RangeSet,
+) -> Step<u64> {
+    let mut covered = 0;
+    for (i, child) in parts.children.iter().enumerate() {
+        let low = if i == 0 { low } else { &child.pivot };
+        let high = parts.children.get(i + 1).map_or(high, |next| Some(&next.pivot[..]));
+        let inside = ranges.clipped(low, high);
+        let Some((from, to)) = inside.ranges().first() else { continue };
+        if &from[..] <= low && to.as_deref() == high {
+            covered += u64::from(child.pages);
+            continue;
+        }
+        let page = read_node(pages, &word_of(child.word), View::Current)?;
+        let below = NodeParts::of(page.words(), page.body());
+        drop(page);
+        covered += covered_pages(pages, &below, (low, high), &inside)?;
+        // Upper runs of a node are few next to what is below; of a lowest one, the oldest has most.
+        if let (true, Some(oldest)) = (below.children.is_empty(), below.runs.last()) {
+            let rows = covered_rows(pages, &oldest.run, &inside)?;
+            covered +=
+                (u64::from(oldest.run.pages) * rows).checked_div(oldest.run.rows).unwrap_or(0);
+        }
+    }
+    Ok(covered)
 }

@@ -6,9 +6,9 @@ use super::read::{Search, read_node};
 use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange, write};
 use crate::btree;
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value, Work};
-use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, TurnPages, View};
+use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, TurnPages, View};
 use crate::run::{FILTER_BLOCK_LEVEL, check_filter_page, filter_hole};
-use esker_base::sync::Ordering;
+use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, PageId};
 use std::ops::Range;
 
@@ -77,7 +77,7 @@ impl Kind for Fractal {
         }
         match self.get(pages, root, view, key, |_, _| ()) {
             Ok(()) => Ok(None),
-            Err(crate::pages::Stop::Missing(page)) => Ok(Some(page)),
+            Err(Stop::Missing(page)) => Ok(Some(page)),
             Err(stop) => Err(stop),
         }
     }
@@ -116,9 +116,19 @@ impl Kind for Fractal {
         self.prepare_range(pages, root, low, high)
     }
 
+    /// Closes a gap that a scan has found, wherever it is; background work does the rest.
+    fn tidy<P: TurnPages>(&self, pages: &P, root: &ChildWord, _key: &[u8]) -> Step<bool> {
+        let more = self.close_gap(pages, root);
+        if matches!(more, Err(Stop::Missing(_))) {
+            // Not worth a read; the next scan finds it again.
+            self.gaps.take();
+        }
+        more
+    }
+
     type Cursor = FractalCursor;
     fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> FractalCursor {
-        FractalCursor::new(low, high, direction)
+        FractalCursor::new(low, high, direction, Arc::clone(&self.gaps))
     }
 
     fn estimate_rows<P: Pages>(

@@ -2,10 +2,13 @@
 
 use super::FractalConfig;
 use super::choose::NodePath;
+use super::estimate::covered_rows;
 use super::node::{Child, LEVEL_UNKNOWN, NODE_LEVEL, NodeParts, NodeRun};
 use super::plan::{Grouping, build_node, fit, group_count};
 use super::read::{level_of, read_node};
-use super::work::{FILTER_BITS_LOWEST, FILTER_BITS_UPPER, Outcome, ROWS_AT_ONCE, weight, word_of};
+use super::work::{
+    FILTER_BITS_LOWEST, FILTER_BITS_UPPER, Outcome, ROWS_AT_ONCE, weight, weight_of, word_of,
+};
 use crate::btree::pivot_between;
 use crate::kind::{Direction, Value};
 use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, View};
@@ -70,8 +73,8 @@ pub(crate) struct MergeJob {
     pub(crate) only: Option<usize>,
     pub(crate) task: Option<Task>,
     pub(crate) done: usize,
-    /// Rows met in what was merged.
-    pub(crate) rows_in: u64,
+    /// By how many rows count what was met in runs that were memtables.
+    pub(crate) counted: i64,
     pub(crate) new: Vec<Child>,
     /// All runs that go, those of children included.
     pub(crate) consumed: Vec<RunRef>,
@@ -98,7 +101,7 @@ impl MergeJob {
             only,
             task: None,
             done: 0,
-            rows_in: 0,
+            counted: 0,
             new: Vec::new(),
             known: Vec::new(),
             loader: None,
@@ -145,11 +148,13 @@ impl MergeJob {
         let is_lowest = old.as_ref().is_none_or(|child| child.level == NODE_LEVEL);
         let share = self.flushed.iter().map(|run| run.pages).fold(0, u32::saturating_add)
             / u32::try_from(self.old.len().max(1)).expect("children of a page");
-        // A child that is not much larger than what comes is merged with it at once.
+        // A child that is not much larger than what comes is merged with it at once, and so is one of which ranges
+        // that come delete the most: that is less work now than later.
         let bottom = is_lowest
             && (self.only.is_some()
                 || parts.runs.is_empty()
-                || parts.pages() <= share.saturating_mul(2));
+                || parts.pages() <= share.saturating_mul(2)
+                || self.is_mostly_covered(pages, &parts, &low, high.as_deref())?);
         let mut sources = self.flushed.clone();
         if bottom {
             sources.extend(parts.runs.iter().map(|run| run.run));
@@ -163,7 +168,8 @@ impl MergeJob {
             }
             let mut source = MergeSource::of_run(run, set);
             // What was a memtable is not counted yet.
-            source.has_tombstones |= run.level == LEVEL_UNKNOWN;
+            source.is_counted = run.level == LEVEL_UNKNOWN;
+            source.has_tombstones |= source.is_counted;
             merge_sources.push(source);
         }
         let total = share + if bottom { parts.pages() } else { 0 };
@@ -202,6 +208,27 @@ impl MergeJob {
         })
     }
 
+    /// Whether ranges of what is flushed delete most of a lowest node.
+    fn is_mostly_covered<P: Pages>(
+        &mut self,
+        pages: &P,
+        parts: &NodeParts,
+        low: &[u8],
+        high: Option<&[u8]>,
+    ) -> Step<bool> {
+        let mut ranges = RangeSet::default();
+        for i in 0..self.flushed.len() {
+            let run = self.flushed[i];
+            if let Some(set) = self.ranges_of(pages, &run)? {
+                ranges = ranges.union(&set.clipped(low, high));
+            }
+        }
+        let (Some(oldest), false) = (parts.runs.last(), ranges.is_empty()) else {
+            return Ok(false);
+        };
+        Ok(covered_rows(pages, &oldest.run, &ranges)? * 2 >= oldest.run.rows)
+    }
+
     /// One step; true when the outcome is ready.
     pub(crate) fn step<P: BuildPages>(&mut self, pages: &P, config: &FractalConfig) -> Step<bool> {
         if let Some(task) = &mut self.task {
@@ -212,7 +239,8 @@ impl MergeJob {
             }
             let task = self.task.take().expect("just used");
             self.outcome.rows += task.made.iter().map(|(_, run)| weight(run)).sum::<i64>();
-            self.rows_in += task.merge.counts().rows_in;
+            let (rows, tombstones) = task.merge.counted();
+            self.counted += weight_of(rows, tombstones);
             self.new.extend(task.nodes);
             self.done += 1;
             return Ok(false);
@@ -283,13 +311,9 @@ impl MergeJob {
             }
         }
         let outcome = &mut self.outcome;
-        outcome.rows -= self.consumed.iter().map(weight).sum::<i64>();
         // What was a memtable counts by what was met in it.
-        let known: u64 = self.consumed.iter().map(|run| run.rows).sum();
-        if self.consumed.iter().any(|run| run.level == LEVEL_UNKNOWN) {
-            let met = self.rows_in.saturating_sub(known);
-            outcome.rows -= i64::try_from(met).unwrap_or(0);
-        }
+        let known = self.consumed.iter().filter(|run| run.level != LEVEL_UNKNOWN);
+        outcome.rows -= known.map(weight).sum::<i64>() + self.counted;
         outcome.key.clone_from(&self.low);
         if let (Some(divided), Some(parent)) = (self.divided.take(), self.parent) {
             outcome.freed.push((self.target, 1));

@@ -19,6 +19,7 @@
 //! | `read` | following a key down |
 //! | `write` | the memtable, and how it becomes a run |
 //! | `scan` | rows of a range, merged from all runs |
+//! | `gap` | tombstones that scans step over become ranges |
 //! | `work` | background work, step by step, and its end in a turn |
 //! | `choose` | what to do next |
 //! | `filter_job`, `merge_job` | a filter for a run; a flush or a merge |
@@ -44,13 +45,15 @@ mod check;
 mod choose;
 mod estimate;
 mod filter_job;
+mod gap;
 mod kind;
 mod merge_job;
 pub(crate) mod node;
 mod plan;
 mod read;
 mod scan;
-
+#[cfg(test)]
+mod tests;
 mod work;
 mod write;
 
@@ -58,7 +61,8 @@ pub use check::FractalCheck;
 pub use scan::FractalCursor;
 pub use write::{FractalGroup, FractalPrepared, FractalRange};
 
-use esker_base::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use gap::Gaps;
 use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, RUN_COST_BYTES};
 use work::Job;
 
@@ -123,6 +127,9 @@ pub struct Fractal {
     quota: AtomicU64,
     /// A large value was put into the memtable, or may have been before this start.
     has_large: AtomicBool,
+    gaps: Arc<Gaps>,
+    /// Rows that closed gaps have taken off the count twice.
+    rows_owed: AtomicU64,
     job: Mutex<Job>,
 }
 
@@ -135,6 +142,8 @@ impl Fractal {
             root_runs: AtomicU64::new(0),
             quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
+            gaps: Arc::default(),
+            rows_owed: AtomicU64::new(0),
             job: Mutex::new(Job::default()),
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) filtered: Option<RunRef>,
     /// The memtable becomes a run.
     pub(crate) freeze: bool,
+    /// Some more of the gap that a scan has found is closed.
+    pub(crate) close_gap: bool,
     pub(crate) freed: Vec<(PageId, u32)>,
     pub(crate) large: Vec<Handle>,
     pub(crate) rows: i64,
@@ -59,8 +61,10 @@ pub(crate) fn word_of(bits: u64) -> ChildWord {
 
 /// By how many rows a run counts: its tombstones take away rows of older ones.
 pub(crate) fn weight(run: &RunRef) -> i64 {
-    i64::try_from(run.rows).unwrap_or(i64::MAX)
-        - 2 * i64::try_from(run.tombstones).unwrap_or(i64::MAX / 2)
+    weight_of(run.rows, run.tombstones)
+}
+pub(crate) fn weight_of(rows: u64, tombstones: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX) - 2 * i64::try_from(tombstones).unwrap_or(i64::MAX / 2)
 }
 
 impl Fractal {
@@ -129,6 +133,11 @@ impl Fractal {
             *job = Job::Idle;
             return Ok(0);
         }
+        if outcome.close_gap {
+            self.close_gap(pages, root)?;
+            *job = Job::Idle;
+            return Ok(self.take_owed());
+        }
         // From the root down: each node on the way, and which child was taken.
         let mut way: Vec<(PageId, NodeParts, usize)> = Vec::new();
         let mut page = read_node(pages, root, View::Current)?;
@@ -187,7 +196,15 @@ impl Fractal {
             replaced(handle);
         }
         self.root_runs.store(root_runs as u64, Ordering::Relaxed);
-        Ok(outcome.rows)
+        Ok(outcome.rows + self.take_owed())
+    }
+
+    /// Rows that closed gaps have taken off the count twice.
+    pub(crate) fn take_owed(&self) -> i64 {
+        if self.rows_owed.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        i64::try_from(self.rows_owed.swap(0, Ordering::Relaxed)).unwrap_or(i64::MAX)
     }
 }
 

@@ -15,7 +15,7 @@ use esker_base::sync::Ordering;
 use std::borrow::Cow;
 
 /// Bytes of a row in a leaf beside its key and value.
-const ROW_BYTES: usize = 14;
+pub(crate) const ROW_BYTES: usize = 14;
 /// What a range counts for in a memtable.
 const RANGE_BYTES: usize = 64;
 
@@ -93,6 +93,7 @@ impl Fractal {
         self.filled_bytes.store(0, Ordering::Relaxed);
         self.has_large.store(false, Ordering::Relaxed);
         self.root_runs.store(parts.runs.len() as u64, Ordering::Relaxed);
+        self.gaps.note_freeze();
         Ok(true)
     }
 
@@ -184,7 +185,7 @@ fn shortened(bound: &[u8], bytes_max: usize) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Gives the memtable an empty list of ranges.
-fn make_ranges<P: TurnPages>(pages: &P, root: &ChildWord) -> Step<()> {
+pub(crate) fn make_ranges<P: TurnPages>(pages: &P, root: &ChildWord) -> Step<()> {
     let page = read_node(pages, root, View::Current)?;
     let mut parts = NodeParts::of(page.words(), page.body());
     let mut list = pages.create(0, 0)?;
@@ -246,7 +247,7 @@ impl<P: TurnPages> FractalPrepared<'_, P> {
             self.fractal.has_large.store(true, Ordering::Relaxed);
         }
         self.inner.put(value);
-        after - before
+        after - before + self.fractal.take_owed()
     }
 }
 
@@ -277,6 +278,9 @@ impl<P: TurnPages> PreparedWrite for FractalPrepared<'_, P> {
     }
     fn delete(&mut self) -> i64 {
         self.write(Value::Tombstone)
+    }
+    fn is_sparse(&self) -> bool {
+        self.fractal.gaps.is_open()
     }
 }
 
@@ -322,7 +326,10 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
         }
         self.fractal.fill(bytes);
         let new = self.inner.apply(&Blind(writes), replaced);
-        new - 2 * deletes.min(new)
+        new - 2 * deletes.min(new) + self.fractal.take_owed()
+    }
+    fn is_sparse(&self) -> bool {
+        self.fractal.gaps.is_open()
     }
 }
 

@@ -39,13 +39,15 @@ pub struct MergeSource {
     pub has_large: bool,
     /// There may be tombstones.
     pub has_tombstones: bool,
+    /// All its rows are to be met, and counted: nobody has yet.
+    pub is_counted: bool,
 }
 
 impl MergeSource {
     /// A run, with its ranges if it has such.
     pub fn of_run(run: &RunRef, ranges: Option<Arc<RangeSet>>) -> Self {
         let (has_large, has_tombstones) = (run.has_large, run.tombstones > 0);
-        Self { tree: run.tree, ranges, has_large, has_tombstones }
+        Self { tree: run.tree, ranges, has_large, has_tombstones, is_counted: false }
     }
 }
 
@@ -106,6 +108,14 @@ pub struct Merge {
     /// Different keys with the same head since the base was chosen.
     collisions: u32,
     counts: MergeCounts,
+    /// Tombstones left out since the last row that was given out,
+    passed: u32,
+    /// the first of them,
+    first_passed: Vec<u8>,
+    /// and how many there were before that row.
+    passed_before: u32,
+    /// Rows and tombstones of the sources that are counted.
+    counted: (u64, u64),
     shadowed_large: Vec<Handle>,
 }
 
@@ -152,6 +162,10 @@ impl Merge {
             base: high.map_or(Vec::new(), |high| low[..common_bytes(low, high)].to_vec()),
             collisions: 0,
             counts: MergeCounts::default(),
+            passed: 0,
+            first_passed: Vec::new(),
+            passed_before: 0,
+            counted: (0, 0),
             shadowed_large: Vec::new(),
         }
     }
@@ -165,11 +179,20 @@ impl Merge {
                     return Some(false);
                 }
                 self.counts.rows_in += 1;
+                if source.is_counted {
+                    self.counted.0 += 1;
+                    self.counted.1 += u64::from(source.cursor.row().1 == Value::Tombstone);
+                }
                 if !self.drops_tombstones || source.cursor.row().1 != Value::Tombstone {
                     self.counts.rows_out += 1;
+                    self.passed_before = std::mem::take(&mut self.passed);
                     return Some(true);
                 }
                 self.counts.tombstones_dropped += 1;
+                if self.passed == 0 {
+                    source.cursor.row().0.clone_into(&mut self.first_passed);
+                }
+                self.passed = self.passed.saturating_add(1);
             }
         }
         self.next_of_many()
@@ -192,9 +215,17 @@ impl Merge {
                     self.counts.shadowed += 1;
                     self.shadowed_large.extend(self.sources[winner].large());
                 }
-                Row::Tombstone if self.drops_tombstones => self.counts.tombstones_dropped += 1,
+                Row::Tombstone if self.drops_tombstones => {
+                    self.counts.tombstones_dropped += 1;
+                    if self.passed == 0 {
+                        let cursor = &mut self.sources[winner].cursor;
+                        cursor.row().0.clone_into(&mut self.first_passed);
+                    }
+                    self.passed = self.passed.saturating_add(1);
+                }
                 _ => {
                     self.counts.rows_out += 1;
+                    self.passed_before = std::mem::take(&mut self.passed);
                     self.winner = Some(winner);
                     return Some(true);
                 }
@@ -263,6 +294,18 @@ impl Merge {
     pub fn counts(&self) -> MergeCounts {
         self.counts
     }
+    /// Rows met so far in the sources that are counted, and tombstones among them.
+    pub fn counted(&self) -> (u64, u64) {
+        self.counted
+    }
+    /// Tombstones left out right before the row it is at, and the first of them in its direction.
+    pub fn passed_before_row(&self) -> (u32, &[u8]) {
+        (self.passed_before, &self.first_passed)
+    }
+    /// Tombstones left out since the last row that was given out, at the end of a merge, and the first of them.
+    pub fn passed_since_row(&self) -> (u32, &[u8]) {
+        (self.passed, &self.first_passed)
+    }
     /// Handles that were shadowed and that no row given out has. The caller empties it.
     pub fn shadowed_large(&mut self) -> &mut Vec<Handle> {
         &mut self.shadowed_large
@@ -313,6 +356,10 @@ impl Merge {
                 Value::Overflow(_) => Row::Large,
                 Value::Tombstone => Row::Tombstone,
             };
+            if source.is_counted {
+                self.counted.0 += 1;
+                self.counted.1 += u64::from(source.row == Row::Tombstone);
+            }
         }
         source.has_key = false;
         if let Some(shadow) = &mut source.shadow {

@@ -83,6 +83,20 @@ impl RangeSet {
         let (low, high) = &self.ranges[before];
         is_below(key, high.as_deref()).then_some((&low[..], high.as_deref()))
     }
+    /// The range that the keys right below `high` lie in; without it, the highest keys.
+    pub fn find_below(&self, high: Option<&[u8]>) -> Option<(&[u8], Option<&[u8]>)> {
+        let before = match high {
+            None => self.ranges.len(),
+            Some(high) => self.ranges.partition_point(|(low, _)| &low[..] < high),
+        };
+        let (low, end) = &self.ranges[before.checked_sub(1)?];
+        let reaches = match (end, high) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(end), Some(high)) => &end[..] >= high,
+        };
+        reaches.then_some((&low[..], end.as_deref()))
+    }
     /// True if `key` lies in a range.
     pub fn covers(&self, key: &[u8]) -> bool {
         self.find(key).is_some()

@@ -19,6 +19,10 @@ pub(super) enum Row {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what is known of a source, in facts that do not exclude each other"
+)]
 pub(super) struct Source {
     pub(super) tree: ChildWord,
     pub(super) cursor: TreeCursor,
@@ -28,6 +32,7 @@ pub(super) struct Source {
     pub(super) may_skip: bool,
     /// There may be others than inline values.
     pub(super) is_mixed: bool,
+    pub(super) is_counted: bool,
     /// What the cursor said when a page was fetched.
     pub(super) fetched: Option<bool>,
     /// Shadowed rows in a row, for the way back.
@@ -54,8 +59,9 @@ impl Source {
                 cursor => cursor,
             },
             shadow,
-            may_skip: !(config.report_large && source.has_large),
-            is_mixed: source.has_large || source.has_tombstones,
+            may_skip: !(config.report_large && source.has_large || source.is_counted),
+            is_mixed: source.has_large || source.has_tombstones || source.is_counted,
+            is_counted: source.is_counted,
             fetched: None,
             shadowed_in_row: 0,
             row: Row::Inline,

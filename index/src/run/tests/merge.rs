@@ -87,6 +87,7 @@ fn merged(
                 tree: ChildWord::pack(empty, ChildWord::NO_HINT),
                 ranges,
                 has_large: false,
+                is_counted: false,
                 has_tombstones: false,
             },
         }
