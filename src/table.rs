@@ -9,6 +9,7 @@ use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
 use crate::ticket::Ticket;
 use crate::value::{self, Handle};
+use crate::work::Round;
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, Error, Result};
@@ -287,6 +288,41 @@ impl Table {
     /// Removes all rows.
     pub fn clear(&self) -> Result<()> {
         self.delete_range(..)
+    }
+
+    /// Merges a range: what background work would do for its rows some day is done now, so that scans of it read each
+    /// page once, and what was deleted there comes back as space. Returns when that is done.
+    ///
+    /// A fractal tree moves all that was written to the range before the call down to its lowest nodes, each of which
+    /// becomes one run. What is written meanwhile may stay above them. A B-tree and a hash have nothing to merge: they
+    /// return at once.
+    ///
+    /// Cost: everything in the lowest nodes of the range is read and written once, and so is what their ways down from the
+    /// root hold, of neighbouring keys too. It is done on this thread, in the steps and turns of background work, of which
+    /// one piece is under way at a time: writers go on, and work that they wait for comes first. Rows do not change, so
+    /// cuts and transactions do not see it; a crash leaves it half done, which loses nothing.
+    ///
+    /// # Errors
+    /// `Unordered` for a part of a hash. `Io`, `NoSpace`, `Corrupt` of whatever background work was under way: then the
+    /// range may be merged in part, and the rest is done in the background.
+    pub fn optimize(&self, range: impl KeyRange) -> Result<()> {
+        self.check_open()?;
+        let span = Span::of(&range);
+        if !span.is_all() {
+            self.state.check_ordered("a range")?;
+        }
+        if span.is_empty() {
+            return Ok(());
+        }
+        let wish = self.state.index.want_merged(&span.low, span.high.as_deref());
+        while !self.state.index.is_merged(wish) {
+            self.check_open()?;
+            self.engine.check_writable()?;
+            if self.engine.work_round(false)? == Round::Nothing {
+                self.engine.catch_up()?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the row with the smallest key and returns it.

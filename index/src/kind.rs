@@ -474,6 +474,16 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     ) -> Step<i64> {
         Ok(0)
     }
+    /// Asks for a range to be merged: for [`Kind::work`] to do there, before anything that nobody waits for, whatever makes
+    /// later reads cheaper. Returns a number for [`Kind::is_merged`]. A kind that has nothing to merge is done at once.
+    fn want_merged(&self, _low: &[u8], _high: Option<&[u8]>) -> u64 {
+        0
+    }
+    /// Whether all that a range had at the time of [`Kind::want_merged`] is merged. [`Kind::work`] makes it so sooner or
+    /// later, unless it fails.
+    fn is_merged(&self, _wish: u64) -> bool {
+        true
+    }
     /// Forgets work under way: it failed, and its pages are freed.
     fn abandon_work(&self) {}
 }

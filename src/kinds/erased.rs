@@ -83,6 +83,8 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
         root: &ChildWord,
         replaced: &mut dyn FnMut(Handle),
     ) -> Step<i64>;
+    fn want_merged(&self, low: &[u8], high: Option<&[u8]>) -> u64;
+    fn is_merged(&self, wish: u64) -> bool;
     fn abandon_work(&self);
 }
 
@@ -206,6 +208,12 @@ impl<K: Kind> Erased for Outside<K> {
         replaced: &mut dyn FnMut(Handle),
     ) -> Step<i64> {
         self.0.finish_work(pages, root, replaced)
+    }
+    fn want_merged(&self, low: &[u8], high: Option<&[u8]>) -> u64 {
+        self.0.want_merged(low, high)
+    }
+    fn is_merged(&self, wish: u64) -> bool {
+        self.0.is_merged(wish)
     }
     fn abandon_work(&self) {
         self.0.abandon_work();

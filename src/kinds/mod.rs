@@ -303,6 +303,12 @@ impl AnyKind {
     ) -> Step<i64> {
         on!(self, kind => kind.finish_work(pages, root, replaced))
     }
+    pub(crate) fn want_merged(&self, low: &[u8], high: Option<&[u8]>) -> u64 {
+        on!(self, kind => kind.want_merged(low, high))
+    }
+    pub(crate) fn is_merged(&self, wish: u64) -> bool {
+        on!(self, kind => kind.is_merged(wish))
+    }
     pub(crate) fn abandon_work(&self) {
         on!(self, kind => kind.abandon_work());
     }

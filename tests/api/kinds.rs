@@ -308,6 +308,37 @@ fn many_keys_are_read_at_once_from_each_kind() {
 }
 
 #[test]
+fn an_optimized_range_of_each_kind_keeps_its_rows() {
+    for kind in KINDS {
+        let db = small(&SimDisk::new(1));
+        let table = db.table("t", kind).unwrap();
+        let mut map = fill(&table, 3000);
+        let (snapshot, before) = (db.snapshot(), map.clone());
+        if kind == Index::Hash {
+            let refused = table.optimize(key(1)..key(2));
+            assert!(matches!(refused, Err(Error::Unordered { .. })), "{refused:?}");
+        } else {
+            table.delete_range(key(500)..key(700)).unwrap();
+            map.retain(|k, _| !(&key(500)[..]..&key(700)[..]).contains(&&k[..]));
+            table.optimize(key(400)..key(900)).unwrap();
+            // What holds nothing costs nothing.
+            table.optimize(key(9)..key(3)).unwrap();
+            assert!(all_of(&table) == map, "{kind}");
+        }
+        table.optimize(..).unwrap();
+        assert!(all_of(&table) == map, "{kind}");
+        let rows = snapshot.rows(&table).unwrap().map(|row| row.map(esker::Row::into_parts));
+        assert!(all(rows) == before, "{kind}: the snapshot");
+        drop(snapshot);
+        db.settle().unwrap();
+        assert!(db.verify().unwrap().is_sound());
+        db.drop_table("t").unwrap();
+        let gone = table.optimize(..);
+        assert!(matches!(gone, Err(Error::UnknownTable { .. })), "{gone:?}");
+    }
+}
+
+#[test]
 fn counts_of_each_kind_are_about_right() {
     for kind in KINDS {
         let db = small(&SimDisk::new(1));

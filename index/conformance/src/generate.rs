@@ -54,6 +54,7 @@ enum Kind {
     ContinueScan,
     Create,
     Drop,
+    Optimize,
     Sync,
     Checkpoint,
     Settle,
@@ -63,7 +64,7 @@ enum Kind {
 }
 
 /// Each kind with its weight, and its weight where writes count.
-const KINDS: [(Kind, u64, u64); 32] = [
+const KINDS: [(Kind, u64, u64); 33] = [
     (Kind::Put, 60, 60),
     (Kind::Delete, 16, 16),
     (Kind::PutIfAbsent, 6, 6),
@@ -90,6 +91,7 @@ const KINDS: [(Kind, u64, u64); 32] = [
     (Kind::ContinueScan, 8, 1),
     (Kind::Create, 4, 4),
     (Kind::Drop, 2, 2),
+    (Kind::Optimize, 3, 3),
     (Kind::Sync, 2, 2),
     (Kind::Checkpoint, 4, 4),
     (Kind::Settle, 2, 3),
@@ -316,6 +318,7 @@ impl<C: Choices> Generator<'_, C> {
             }
             Kind::Create => Op::Create(self.choices.below(TABLES) as Tab),
             Kind::Drop => Op::Drop(self.choices.below(TABLES) as Tab),
+            Kind::Optimize => Op::Optimize(self.tab(), self.span()),
             Kind::Sync => Op::Sync,
             Kind::Checkpoint => Op::Checkpoint,
             Kind::Settle => Op::Settle,

@@ -356,6 +356,7 @@ pub enum Op {
     /// One of a few scans that are walked while other operations go on.
     OpenScan(u8, Tab, Span),
     ContinueScan(u8, u8, bool),
+    Optimize(Tab, Span),
     Sync,
     Checkpoint,
     Settle,

@@ -64,6 +64,9 @@ impl Fractal {
             self.quota.store(children.div_ceil(rounds.max(1)), Ordering::Relaxed);
             return self.flush(pages, &path);
         }
+        if let Some(job) = self.choose_wished(pages, &path)? {
+            return Ok(job);
+        }
         // A run that is about to be merged needs no filter any more.
         if let Some(run) = path.parts.runs.iter().rev().find(|run| run.frozen) {
             return Ok(Job::Filter(Box::new(FilterJob::new(run.run))));
@@ -152,7 +155,7 @@ impl Fractal {
     }
 
     /// Flushes a node; first a child that could take no more.
-    fn flush<P: Pages>(&self, pages: &P, path: &NodePath) -> Step<Job> {
+    pub(crate) fn flush<P: Pages>(&self, pages: &P, path: &NodePath) -> Step<Job> {
         let hard = self.config.runs_hard();
         let full = path.parts.children.iter().position(|child| usize::from(child.runs) >= hard);
         if let Some(i) = full {
@@ -168,7 +171,7 @@ impl Fractal {
 }
 
 /// Child `i` of a node.
-fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<NodePath> {
+pub(crate) fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<NodePath> {
     let children = &path.parts.children;
     let parent = path.parts.level();
     let page = read_below(pages, &word_of(children[i].word), View::Current, parent)?;
@@ -181,7 +184,7 @@ fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<NodePath> {
     })
 }
 
-fn merge_child(path: &NodePath, child: usize) -> Job {
+pub(crate) fn merge_child(path: &NodePath, child: usize) -> Job {
     Job::Merge(Box::new(MergeJob::new(path, Vec::new(), Some(child))))
 }
 

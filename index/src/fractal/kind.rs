@@ -173,6 +173,12 @@ impl Kind for Fractal {
     ) -> Step<i64> {
         self.finish_job(pages, root, replaced)
     }
+    fn want_merged(&self, low: &[u8], high: Option<&[u8]>) -> u64 {
+        self.add_wish(low, high)
+    }
+    fn is_merged(&self, wish: u64) -> bool {
+        self.is_granted(wish)
+    }
     fn abandon_work(&self) {
         *self.job.lock() = super::work::Job::default();
     }

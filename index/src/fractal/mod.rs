@@ -23,6 +23,7 @@
 //! | `work` | background work, step by step, and its end in a turn |
 //! | `choose` | what to do next |
 //! | `filter_job`, `merge_job` | a filter for a run; a flush or a merge |
+//! | `optimize` | ranges that callers want merged |
 //! | `estimate` | about how many rows a range has |
 //! | `plan` | new children for a node, and what to do when they do not fit |
 //! | `check` | a walk that checks everything |
@@ -49,6 +50,7 @@ mod gap;
 mod kind;
 mod merge_job;
 pub(crate) mod node;
+mod optimize;
 mod plan;
 mod read;
 mod scan;
@@ -64,6 +66,7 @@ pub use write::{FractalGroup, FractalPrepared, FractalRange};
 use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use gap::Gaps;
 use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, RUN_COST_BYTES};
+use optimize::Wishes;
 use work::Job;
 
 /// Sizes of a fractal tree.
@@ -130,6 +133,7 @@ pub struct Fractal {
     gaps: Arc<Gaps>,
     /// Rows that closed gaps have taken off the count twice.
     rows_owed: AtomicU64,
+    wishes: Mutex<Wishes>,
     job: Mutex<Job>,
 }
 
@@ -144,6 +148,7 @@ impl Fractal {
             has_large: AtomicBool::new(true),
             gaps: Arc::default(),
             rows_owed: AtomicU64::new(0),
+            wishes: Mutex::default(),
             job: Mutex::new(Job::default()),
         }
     }

@@ -2,4 +2,5 @@
 //! and nodes.
 
 mod bench;
+mod optimize;
 mod queue;

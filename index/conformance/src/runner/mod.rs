@@ -250,6 +250,11 @@ impl<'o> Runner<'o> {
             }
             Op::OpenScan(slot, tab, span) => self.open_scan(*slot, *tab, *span),
             Op::ContinueScan(slot, rows, back) => self.continue_scan(*slot, *rows, *back),
+            Op::Optimize(tab, span) => {
+                let Some(handle) = self.existing(*tab) else { return Ok(()) };
+                let bounds = span.suits(handle.table.is_ordered()).bounds(self.settings.shape);
+                handle.table.optimize(bounds)
+            }
             Op::Sync => {
                 self.db().sync()?;
                 self.all_durable();

@@ -171,6 +171,22 @@ impl Bench {
         }
         true
     }
+    /// Merges a range; writes come in between if asked for.
+    pub(super) fn optimize(
+        &mut self,
+        (low, high): (&[u8], Option<&[u8]>),
+        mut between: impl FnMut(&mut Self),
+    ) {
+        let wish = self.fractal.want_merged(low, high);
+        let mut steps = 0;
+        while !self.fractal.is_merged(wish) {
+            self.work(1, false);
+            between(self);
+            steps += 1;
+            assert!(steps < 100_000, "it is never merged");
+        }
+    }
+
     /// Background work until there is none.
     pub(super) fn work_all(&mut self, rest: bool) {
         let mut rounds = 0;
@@ -268,6 +284,33 @@ impl Bench {
         shape.pages = parts.pages();
         self.walk(&parts, 1, 1, &mut shape);
         shape
+    }
+    /// Runs on the ways down that have a row of a range, or may delete some, and nodes at the ends of these ways.
+    pub(super) fn runs_of(&self, low: &[u8], high: Option<&[u8]>) -> (usize, usize) {
+        self.runs_below(self.root.page(), (low, high))
+    }
+    fn runs_below(&self, page: PageId, (low, high): (&[u8], Option<&[u8]>)) -> (usize, usize) {
+        let word = ChildWord::new(page, ChildWord::NO_HINT);
+        let page = self.mock.settle(|| read_node(&self.mock, &word, View::Current));
+        let parts = NodeParts::of(page.words(), page.body());
+        let has_rows = |tree: u64, ranges: u64| {
+            let mut cursor = crate::btree::TreeCursor::new(low, high, Direction::Forward);
+            ranges != 0
+                || self.mock.settle(|| cursor.next(&self.mock, &word_of(tree), View::Current))
+        };
+        let memtable = parts.memtable.is_some_and(|(tree, ranges)| has_rows(tree, ranges));
+        let runs = parts.runs.iter().filter(|run| has_rows(run.run.tree, run.run.ranges)).count();
+        let (mut runs, mut nodes) = (usize::from(memtable) + runs, 0);
+        for (i, child) in parts.children.iter().enumerate() {
+            let begins_after = i > 0 && high.is_some_and(|high| child.pivot.as_slice() >= high);
+            let next = parts.children.get(i + 1);
+            if begins_after || next.is_some_and(|next| next.pivot.as_slice() <= low) {
+                continue;
+            }
+            let below = self.runs_below(ChildWord::page_of(child.word), (low, high));
+            (runs, nodes) = (runs + below.0, nodes + below.1);
+        }
+        (runs, if parts.children.is_empty() { 1 } else { nodes })
     }
     fn walk(&self, parts: &NodeParts, levels: usize, above: usize, shape: &mut Shape) {
         let way = above + parts.runs.len();
