@@ -297,12 +297,14 @@ impl MergeJob {
         }
         if let Some(grouping) = &mut self.grouping {
             grouping.step(pages)?;
-            let built = std::mem::take(&mut grouping.built);
+            let mut built = std::mem::take(&mut grouping.built);
             self.grouping = None;
             if let Some(divided) = &mut self.divided {
                 let at =
                     divided.iter().position(|child| ChildWord::page_of(child.word) == self.target);
                 let at = at.ok_or(Stop::Moved)?;
+                // A first child does not say where it begins.
+                built[0].pivot.clone_from(&divided[at].pivot);
                 divided.splice(at..=at, built);
             } else {
                 // Fewer, and they fit now or are put together once more.

@@ -2,5 +2,6 @@
 //! and nodes.
 
 mod bench;
+mod divide;
 mod optimize;
 mod queue;

@@ -1,0 +1,26 @@
+//! Nodes that are divided in two under their parent.
+
+use super::bench::{Bench, key};
+use crate::kind::Kind;
+
+/// The first child of a node does not say where it begins. A node that was divided, and was not the first of its
+/// parent's children, lost that bound: everything before it in the parent was out of reach.
+#[test]
+fn a_node_divided_beside_others_hides_none_of_them() {
+    let mut bench = Bench::tiny();
+    let debt_max = bench.fractal.debt_bytes_max();
+    for n in 0..24_000 {
+        bench.put(&key(n), b"a value of some bytes");
+        if n % 40 == 39 {
+            bench.delete(&key(n - 20));
+        }
+        while bench.fractal.debt_bytes() * 2 > debt_max {
+            bench.work(1, false);
+        }
+        if n % 2000 == 0 {
+            bench.compare();
+        }
+    }
+    bench.compare();
+    bench.check();
+}
