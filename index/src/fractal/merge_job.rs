@@ -3,6 +3,7 @@
 use super::FractalConfig;
 use super::choose::NodePath;
 use super::estimate::covered_rows;
+use super::hand_down::{KeySpan, Moving, hull, is_free_below, pivot_behind};
 use super::node::{Child, LEVEL_UNKNOWN, NODE_LEVEL, NodeParts, NodeRun};
 use super::plan::{Grouping, build_node, fit, group_count};
 use super::read::{level_of, read_node};
@@ -71,8 +72,15 @@ pub(crate) struct MergeJob {
     pub(crate) old: Vec<Child>,
     /// The one child that is merged; `None`: all get their share of what is flushed.
     pub(crate) only: Option<usize>,
+    /// First and last keys of the runs that go down, as they are found out before anything else.
+    spans: Vec<Option<KeySpan>>,
     pub(crate) task: Option<Task>,
+    /// Instead of a task: runs that a child takes over.
+    pub(crate) moving: Option<Moving>,
     pub(crate) done: usize,
+    /// Rows that the tasks have met, and those among them that were in memtables, for a check.
+    rows_met: u64,
+    rows_counted: u64,
     /// By how many rows count what was met in runs that were memtables.
     pub(crate) counted: i64,
     pub(crate) new: Vec<Child>,
@@ -99,8 +107,12 @@ impl MergeJob {
             flushed,
             old: path.parts.children.clone(),
             only,
+            spans: Vec::new(),
             task: None,
+            moving: None,
             done: 0,
+            rows_met: 0,
+            rows_counted: 0,
             counted: 0,
             new: Vec::new(),
             known: Vec::new(),
@@ -130,8 +142,34 @@ impl MergeJob {
         Ok(Some(set))
     }
 
+    /// Runs that go down of which a child gets something.
+    fn coming(&self, low: &[u8], high: Option<&[u8]>) -> Vec<usize> {
+        let comes = |i: &usize| {
+            self.flushed[*i].ranges != 0
+                || self.spans[*i].as_ref().is_some_and(|span| span.meets(low, high))
+        };
+        (0..self.flushed.len()).filter(comes).collect()
+    }
+
+    /// What comes to a child, all of it, if it overlaps nothing there.
+    fn free_below<P: Pages>(
+        &self,
+        pages: &P,
+        parts: &NodeParts,
+        (low, high): (&[u8], Option<&[u8]>),
+    ) -> Step<Option<(KeySpan, Vec<RunRef>)>> {
+        let coming = self.coming(low, high);
+        let runs: Vec<_> = coming.iter().map(|i| self.flushed[*i]).collect();
+        let spans: Vec<_> = coming.iter().filter_map(|i| self.spans[*i].as_ref()).collect();
+        if runs.iter().any(|run| run.ranges != 0) {
+            return Ok(None);
+        }
+        let Some(span) = hull(&spans, (low, high)) else { return Ok(None) };
+        Ok(is_free_below(pages, parts, &span)?.then_some((span, runs)))
+    }
+
     /// Begins with child `i`, or with what will be the first children of a node that has none.
-    fn start<P: Pages>(&mut self, pages: &P, config: &FractalConfig, i: usize) -> Step<Task> {
+    fn start<P: Pages>(&mut self, pages: &P, config: &FractalConfig, i: usize) -> Step<()> {
         let old = self.old.get(i).cloned();
         let low = if i == 0 { self.low.clone() } else { self.old[i].pivot.clone() };
         let high = match self.old.get(i + 1) {
@@ -146,8 +184,35 @@ impl MergeJob {
             }
         };
         let is_lowest = old.as_ref().is_none_or(|child| child.level == NODE_LEVEL);
-        let share = self.flushed.iter().map(|run| run.pages).fold(0, u32::saturating_add)
+        let mut share = self.flushed.iter().map(|run| run.pages).fold(0, u32::saturating_add)
             / u32::try_from(self.old.len().max(1)).expect("children of a page");
+        // Where new nodes behind this one begin, which stays as it is.
+        let mut behind = None;
+        if let (Some(child), None) = (&old, self.only) {
+            if self.coming(&low, high.as_deref()).is_empty() {
+                self.new.push(child.clone());
+                self.done += 1;
+                return Ok(());
+            }
+            if let Some((span, runs)) = self.free_below(pages, &parts, (&low, high.as_deref()))? {
+                if is_lowest {
+                    let all = runs.iter().map(|run| run.pages).fold(0, u32::saturating_add);
+                    behind = pivot_behind(pages, config, &parts, &span, all)?;
+                    if behind.is_some() {
+                        share = all;
+                    }
+                }
+                self.moving = Moving::new(config, child, &parts, runs);
+                if self.moving.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        // New nodes take the place of none.
+        let (old, parts) = match &behind {
+            Some(_) => (None, NodeParts::default()),
+            None => (old, parts),
+        };
         // A child that is not much larger than what comes is merged with it at once, and so is one of which ranges
         // that come delete the most: that is less work now than later.
         let bottom = is_lowest
@@ -175,6 +240,9 @@ impl MergeJob {
         let total = share + if bottom { parts.pages() } else { 0 };
         let cut_pages = cut_pages(total as usize, config.node_pages as usize);
         // Nothing below may stop from here on: this is what the task owns.
+        if behind.is_some() {
+            self.new.push(self.old[i].clone());
+        }
         if bottom {
             self.consumed.extend(parts.runs.iter().map(|run| run.run));
         }
@@ -190,7 +258,7 @@ impl MergeJob {
             content_bytes: config.content_bytes,
             filter_bits: if bottom { FILTER_BITS_LOWEST } else { FILTER_BITS_UPPER },
         };
-        Ok(Task {
+        self.task = Some(Task {
             merge: Merge::new(merge_sources, &low, high.as_deref(), merge_config),
             builder: RunBuilder::new(run_config),
             config: run_config,
@@ -199,13 +267,14 @@ impl MergeJob {
             bottom,
             cut_pages,
             merged: false,
-            pivot: old.map_or(low, |child| child.pivot),
+            pivot: behind.or_else(|| old.map(|child| child.pivot)).unwrap_or(low),
             ranges,
             ranges_builder: RangesBuilder::new(config.content_bytes),
             made: Vec::new(),
             below: (!bottom).then_some(parts),
             nodes: Vec::new(),
-        })
+        });
+        Ok(())
     }
 
     /// Whether ranges of what is flushed delete most of a lowest node.
@@ -241,8 +310,24 @@ impl MergeJob {
             self.outcome.rows += task.made.iter().map(|(_, run)| weight(run)).sum::<i64>();
             let (rows, tombstones) = task.merge.counted();
             self.counted += weight_of(rows, tombstones);
+            self.rows_met += task.merge.counts().rows_in;
+            self.rows_counted += rows;
             self.new.extend(task.nodes);
             self.done += 1;
+            return Ok(false);
+        }
+        if let Some(moving) = &mut self.moving {
+            if let Some(child) = moving.step(pages)? {
+                self.outcome.freed.push((moving.page(), 1));
+                self.consumed.retain(|run| !moving.has(run));
+                self.new.push(child);
+                self.moving = None;
+                self.done += 1;
+            }
+            return Ok(false);
+        }
+        if let Some(run) = self.flushed.get(self.spans.len()) {
+            self.spans.push(KeySpan::of(pages, run.tree)?);
             return Ok(false);
         }
         if self.done < self.old.len().max(1) {
@@ -251,7 +336,7 @@ impl MergeJob {
                 self.new.push(self.old[i].clone());
                 self.done += 1;
             } else {
-                self.task = Some(self.start(pages, config, i)?);
+                self.start(pages, config, i)?;
             }
             return Ok(false);
         }
@@ -284,6 +369,14 @@ impl MergeJob {
         Ok(has_room.then_some(children))
     }
 
+    /// Whether the tasks have met each row of the runs that go once. Ranges let them step over some unmet.
+    fn is_conserved(&self) -> bool {
+        let known = self.consumed.iter().filter(|run| run.level != LEVEL_UNKNOWN);
+        let rows = known.map(|run| run.rows).sum::<u64>() + self.rows_counted;
+        let has_ranges = self.consumed.iter().any(|run| run.ranges != 0);
+        self.rows_met == rows || (has_ranges && self.rows_met < rows)
+    }
+
     /// Finds room for the new children.
     fn place<P: BuildPages>(&mut self, pages: &P, config: &FractalConfig) -> Step<bool> {
         if self.grouping.is_none() && !fit(config, &self.new) {
@@ -312,6 +405,7 @@ impl MergeJob {
                 return Ok(false);
             }
         }
+        debug_assert!(self.is_conserved(), "each row is met once");
         let outcome = &mut self.outcome;
         // What was a memtable counts by what was met in it.
         let known = self.consumed.iter().filter(|run| run.level != LEVEL_UNKNOWN);

@@ -23,6 +23,7 @@
 //! | `work` | background work, step by step, and its end in a turn |
 //! | `choose` | what to do next |
 //! | `filter_job`, `merge_job` | a filter for a run; a flush or a merge |
+//! | `hand_down` | runs that overlap nothing below are not merged |
 //! | `optimize` | ranges that callers want merged |
 //! | `estimate` | about how many rows a range has |
 //! | `plan` | new children for a node, and what to do when they do not fit |
@@ -32,7 +33,8 @@
 //!
 //! - F1: of two rows of one key the one higher up in the trunk, or earlier among a node's runs, is the newer. A range
 //!   tombstone of a run deletes rows that are older than the run.
-//! - F2: every run has one owner, a node. Its pages are given up in the turn in which that node no longer names it.
+//! - F2: every run has one owner, a node. In the turn in which that node no longer names it, its pages are given up, or a
+//!   child of the node owns it.
 //! - F3: a large value has one owner, a row; the row's handle moves with it from run to run, and is given up in the turn that
 //!   publishes the merge that shadowed it.
 //! - F4: a node's parent has its summary (leaves, runs, level).
@@ -47,6 +49,7 @@ mod choose;
 mod estimate;
 mod filter_job;
 mod gap;
+mod hand_down;
 mod kind;
 mod merge_job;
 pub(crate) mod node;

@@ -6,11 +6,10 @@
 
 use super::Fractal;
 use super::choose::{NodePath, descend, merge_child};
+use super::hand_down::has_rows;
 use super::node::{NODE_LEVEL, NODE_LEVEL_MAX, NodeRun};
-use super::work::{Job, Outcome, word_of};
-use crate::btree::TreeCursor;
-use crate::kind::{Cursor, Direction};
-use crate::pages::{ChildWord, Pages, Step, View};
+use super::work::{Job, Outcome};
+use crate::pages::{ChildWord, Pages, Step};
 use esker_base::PageId;
 use std::collections::VecDeque;
 
@@ -151,9 +150,4 @@ impl Fractal {
             }
         }
     }
-}
-
-/// True if a tree has a row from `low` up to, not including, `high`.
-fn has_rows<P: Pages>(pages: &P, tree: u64, low: &[u8], high: Option<&[u8]>) -> Step<bool> {
-    TreeCursor::new(low, high, Direction::Forward).next(pages, &word_of(tree), View::Current)
 }

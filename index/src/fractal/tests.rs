@@ -1,7 +1,8 @@
-//! The fractal tree on pages in memory: what the suites over whole databases cannot see of it, pages read and built, runs
+//! Whole tables, as the engine drives them, where what is tested is inside: their shape, and what work touches runs
 //! and nodes.
 
 mod bench;
 mod divide;
 mod optimize;
 mod queue;
+mod sorted;

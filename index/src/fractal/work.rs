@@ -67,6 +67,13 @@ pub(crate) fn weight_of(rows: u64, tombstones: u64) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX) - 2 * i64::try_from(tombstones).unwrap_or(i64::MAX / 2)
 }
 
+/// Leaves that a filter is going to need.
+fn upcoming_of<P: Pages>(pages: &P, filter: &FilterJob, out: &mut Vec<PageId>) -> Step<()> {
+    let Some(next) = &filter.next else { return Ok(()) };
+    let (tree, view, forward) = (word_of(filter.run.tree), View::Current, Direction::Forward);
+    upcoming(pages, &tree, view, Some(next), LEAVES_AHEAD, forward, out)
+}
+
 impl Fractal {
     pub(crate) fn work_step<P: BuildPages>(
         &self,
@@ -99,22 +106,18 @@ impl Fractal {
     /// Pages that the work under way is going to need.
     pub(crate) fn upcoming_pages<P: Pages>(&self, pages: &P, out: &mut Vec<PageId>) -> Step<()> {
         match &mut *self.job.lock() {
-            Job::Merge(merge) => match (&mut merge.task, &merge.collecting) {
-                (Some(task), _) => task.merge.upcoming(pages, View::Current, out),
-                (None, Some(collecting)) => {
+            Job::Merge(merge) => match (&mut merge.task, &merge.collecting, &merge.moving) {
+                (Some(task), ..) => task.merge.upcoming(pages, View::Current, out),
+                (None, Some(collecting), _) => {
                     collecting.upcoming(out);
                     Ok(())
                 }
-                (None, None) => Ok(()),
-            },
-            Job::Filter(filter) => match &filter.next {
-                Some(next) => {
-                    let (tree, view) = (word_of(filter.run.tree), View::Current);
-                    let forward = Direction::Forward;
-                    upcoming(pages, &tree, view, Some(next), LEAVES_AHEAD, forward, out)
+                (None, None, Some(moving)) => {
+                    moving.filter().map_or(Ok(()), |filter| upcoming_of(pages, filter, out))
                 }
-                None => Ok(()),
+                (None, None, None) => Ok(()),
             },
+            Job::Filter(filter) => upcoming_of(pages, filter, out),
             Job::Idle | Job::Finish(_) => Ok(()),
         }
     }
