@@ -2,6 +2,7 @@
 //! and nodes.
 
 mod bench;
+mod bounds;
 mod divide;
 mod optimize;
 mod queue;
