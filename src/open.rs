@@ -182,14 +182,14 @@ fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
 /// (the process died before its sync), and then a loss of power would bring the one before
 /// back, which names other files; so it is written again first, as a generation of its own.
 fn remove_stale_log_files(disk: &dyn Disk) -> Result<bool> {
-    let mut superblock = superblock::read(disk)?;
-    let Superblock { database, incarnation, log_start, .. } = superblock;
+    let superblock = superblock::read(disk)?;
+    let Superblock { database, incarnation, log_start, generation, .. } = superblock;
     let end = esker_wal::read(disk, database, incarnation, log_start, &mut |_| Ok(()))?;
     if end.stale.is_empty() {
         return Ok(false);
     }
-    superblock.generation += 1;
-    superblock::write(disk, &superblock)?;
+    superblock::rewrite(disk, &superblock)?;
+    superblock::write(disk, &Superblock { generation: generation + 1, ..superblock })?;
     for name in &end.stale {
         disk.remove(name)?;
     }
@@ -284,6 +284,7 @@ fn recover_with_log_on(
         incarnation,
         ..superblock
     };
+    superblock::rewrite(&**disk, &superblock)?;
     superblock::write(&**disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
     engine.checkpoint_lsn.store(start.0, esker_base::sync::Ordering::Relaxed);

@@ -15,7 +15,9 @@
 //! *Power loss*: of everything written to a file since its last successful [`File::sync`], any subset
 //! of 512-byte sectors may be there, in any order, each with its old or its new bytes, or, inside a part
 //! of the file that was never synced, with zeroes or garbage. A file's length is one more such thing:
-//! it may be the old one, the new one, or one between. Of names created, renamed and removed since
+//! it may be the old one, the new one, or one between. A device that was writing a block of 4096 bytes when the power went
+//! may leave anything in it, in bytes too that were synced before: who needs them does not write into their block again.
+//! Of names created, renamed and removed since
 //! the last [`Disk::sync_dir`], any subset may be there; a rename is all or nothing. Syncing a file does not make
 //! its name durable, nor the other way round.
 //!

@@ -109,6 +109,8 @@ impl Store {
                 return Err(error);
             }
         }
+        writer.fresh.leave_block();
+        writer.moved.leave_block();
         let (crc, bytes) = superblock::write_checkpoint(
             &*self.disk,
             self.database,

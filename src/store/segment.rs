@@ -270,6 +270,15 @@ impl Stream {
         }
     }
 
+    /// After a sync of what was flushed: goes on in the next block, since a device that is writing a block when the power
+    /// goes may leave anything in all of it. Nothing is written here: the hole is there once something follows it.
+    pub(crate) fn leave_block(&mut self) {
+        debug_assert!(self.buffer.is_empty(), "what is in the buffer has its addresses");
+        if let Some(open) = &mut self.open {
+            open.at = open.at.next_multiple_of(PACK_BYTES);
+        }
+    }
+
     /// Ends the open segment, after a flush.
     pub(crate) fn seal(&mut self, segments: &Mutex<super::State>) -> Result<()> {
         self.flush(segments)?;

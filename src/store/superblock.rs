@@ -1,7 +1,8 @@
 //! The superblock and the checkpoint files it names.
 //!
 //! File `super`: four slots of 4 KiB. Generation g is written to slots 2(g mod 2) and 2(g mod 2) + 1, so
-//! the one before it stays intact until the next.
+//! the one before it stays intact until the next, also where a device leaves noise in the slots that it was
+//! writing.
 //!
 //! ```text
 //!  0                8        12       16            24           32
@@ -138,6 +139,19 @@ pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
         }
         error => error,
     })
+}
+
+/// Makes the superblock that was read durable in each of its two slots, one after the other. The process that wrote it may
+/// have died before its sync, or its sync may have failed; the slots that the next generation goes to are then
+/// the only ones that the device has.
+pub(crate) fn rewrite(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
+    let file = disk.open(SUPER_NAME, OpenMode::ReadWrite)?;
+    let first = (superblock.generation % 2) * 2;
+    for slot in [first, first + 1] {
+        file.write_at(slot * SLOT_BYTES as u64, &superblock.encode())?;
+        file.sync()?;
+    }
+    Ok(())
 }
 
 /// The newest readable superblock.

@@ -32,6 +32,9 @@ pub enum CrashKind {
     /// As [`CrashKind::Torn512`], and never-synced places that were lost hold zeroes, noise, or
     /// what another file holds.
     Garbage,
+    /// As [`CrashKind::Torn4096`], and any block that was being written may hold noise: all of its 4096 bytes, those too
+    /// that were synced before.
+    Shorn,
     /// Power loss; each file keeps everything or nothing.
     ReorderByFile,
     /// Power loss; each name is there or not, the contents of all files are there, or of none.
@@ -43,7 +46,7 @@ pub enum CrashKind {
 
 impl CrashKind {
     /// Each kind once; [`CrashKind::SingleDrop`] with index 0.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Kill,
         Self::None,
         Self::All,
@@ -52,17 +55,18 @@ impl CrashKind {
         Self::Torn512,
         Self::Torn4096,
         Self::Garbage,
+        Self::Shorn,
         Self::ReorderByFile,
         Self::Names,
         Self::SingleDrop(0),
     ];
 
     fn unit_bytes(self) -> u64 {
-        if self == Self::Torn4096 { PAGE_BYTES as u64 } else { SECTOR_BYTES }
+        if matches!(self, Self::Torn4096 | Self::Shorn) { PAGE_BYTES as u64 } else { SECTOR_BYTES }
     }
 
     fn tears(self) -> bool {
-        matches!(self, Self::Torn512 | Self::Torn4096 | Self::Garbage)
+        matches!(self, Self::Torn512 | Self::Torn4096 | Self::Garbage | Self::Shorn)
     }
 }
 
@@ -197,10 +201,24 @@ fn crash_contents(choice: &Choice, rng: &mut Rng, inode: &Inode, donors: &[Image
             }
         }
     }
-    if kind == CrashKind::Garbage {
-        spoil(rng, inode, &mut image, &sectors, donors);
+    match kind {
+        CrashKind::Garbage => spoil(rng, inode, &mut image, &sectors, donors),
+        CrashKind::Shorn => shear(rng, &mut image, &sectors),
+        _ => {}
     }
     image
+}
+
+/// Fills some of the blocks that pending changes touch with noise: few, so that as a rule not all copies of a thing
+/// are among them, or half of them.
+fn shear(rng: &mut Rng, image: &mut Image, blocks: &Sectors) {
+    let noise = noise_page(rng);
+    let eighths = [1, 4][usize_of(rng.below(2))];
+    for block in blocks.touched() {
+        if block * (PAGE_BYTES as u64) < image.len && rng.coin(eighths) {
+            image.pages.set_page(block, Arc::clone(&noise));
+        }
+    }
 }
 
 /// A length from one to the other.
@@ -247,6 +265,13 @@ impl Sectors {
 
     fn has(&self, unit: u64, index: usize) -> bool {
         self.version(unit).is_some_and(|version| version as usize > index)
+    }
+
+    /// The sectors that a change reaches.
+    fn touched(&self) -> impl Iterator<Item = u64> {
+        let units = (0..self.versions.len() as u64).map(|at| self.first + at);
+        let touched = |(unit, version): (u64, &u32)| (*version != UNTOUCHED).then_some(unit);
+        units.zip(&self.versions).filter_map(touched)
     }
 
     /// None if no change reaches the sector.
