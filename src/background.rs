@@ -314,6 +314,14 @@ impl Engine {
         state.trees.append(&mut turn.reserve.trees);
     }
 
+    /// Gives back the page ids that turns have set aside, so that a checkpoint lists them as free. In the turn.
+    fn give_back_ids(&self, turn: &mut crate::turn::Turn) {
+        let mut state = self.store.state.lock();
+        for page in turn.reserve.pages.drain(..) {
+            state.ids.give_back(page, 1);
+        }
+    }
+
     /// Cleans until the policy is content or `limit_bytes` were moved; returns bytes moved.
     fn clean_up_to(&self, dead_percent_max: u64, limit_bytes: u64) -> Result<u64> {
         let _maintenance = self.maintenance.lock();
@@ -339,6 +347,7 @@ impl Engine {
             let cut = turn.last;
             turn.cuts.take(cut);
             self.hand_over_freed(&mut turn);
+            self.give_back_ids(&mut turn);
             self.store.begin_checkpoint(cut);
             self.catalog.read().encode(turn.next_table, &mut engine_part);
             (cut, self.wal.seal(&mut turn.tail))

@@ -329,12 +329,15 @@ impl Engine {
                 }
             }
         }
-        let pages: Vec<PageId> = {
-            let mut state = self.store.state.lock();
-            frames.iter().map(|_| state.ids.allocate(1)).collect()
-        };
         let mut turn = self.turn.lock();
         let reserve = &mut turn.reserve;
+        {
+            // Not one for each frame: many frames go to versions and to pages that have their id.
+            let mut state = self.store.state.lock();
+            while reserve.pages.len() < frames.len() {
+                reserve.pages.push(state.ids.allocate(1));
+            }
+        }
         // What is beyond the limit goes back: many writers may have found the reserve empty at once.
         for frame in frames {
             if reserve.frames.len() < limit {
@@ -343,7 +346,6 @@ impl Engine {
                 self.store.frames.give_back(frame);
             }
         }
-        reserve.pages.extend(pages);
         failed
     }
 

@@ -960,6 +960,30 @@ fn space_given_up_comes_back_after_a_restart() {
     assert!(last < first + (20 << 10), "live bytes at each start: {live_bytes:?}");
 }
 
+/// Ids of pages that were freed are handed out again, also after a restart: the page map does not grow with every row
+/// that ever was.
+#[test]
+fn page_ids_are_used_again_after_a_restart() {
+    const ROUNDS: usize = 8;
+    let disk = SimDisk::new(1);
+    let mut images = Vec::new();
+    for _ in 0..ROUNDS {
+        let options = Options::new().page_bytes(1024).memory_bytes(256 << 10);
+        let db = options.durability(Durability::Os).open_on(Arc::new(disk.clone())).unwrap();
+        let table = table(&db);
+        for n in 0..4000u32 {
+            table.put(n.to_be_bytes(), [n as u8; 100]).unwrap();
+        }
+        table.clear().unwrap();
+        db.settle().unwrap();
+        images.push(db.verify().unwrap().images);
+        db.close().unwrap();
+    }
+    // What a start has set aside and not used is given up.
+    let grown = images[ROUNDS - 1] - images[1];
+    assert!(grown <= 2 * ROUNDS as u64, "images of an empty table: {images:?}");
+}
+
 #[test]
 fn snapshot_isolation_refuses_the_second_writer_only() {
     let db = memory();
