@@ -3,13 +3,13 @@
 //! Passes, under a cut and with cleaning held off: the superblock's slots, the checkpoint's file and the log; every page of
 //! every table through its tree (order, fences, levels, large values); every image that the page map names, and both images of
 //! its nodes (checksum, identity, and that something leads to it: a bit a page id); and the map against the segment
-//! table (live bytes to the byte). What is damaged is reported with the table and the keys that it affects.
+//! table (live bytes to the byte); and the names in the directory. What is damaged is reported with the table and the keys that it affects.
 
 use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
 use crate::kinds::ErasedChecker;
 use crate::range::KeySpan;
-use crate::store::image::{Address, Codec, ImageHead, kind, segment_name};
+use crate::store::image::{Address, Codec, ImageHead, kind, segment_name, segment_of_name};
 use crate::store::superblock::{self, Superblock};
 use crate::store::{FreedTree, Store, TableBytes};
 use crate::table::HeldCut;
@@ -37,6 +37,9 @@ pub struct Verified {
     pub image_bytes: u64,
     /// Images among them that nothing leads to: space that does not come back.
     pub unreached: u64,
+    /// Segments and checkpoints in the directory that nothing names, such as one that could not be removed: space that
+    /// comes back with the next open. No damage.
+    pub strays: Vec<String>,
     /// Everything that is wrong, with the table it is in where that is known.
     pub damage: Vec<Damage>,
 }
@@ -122,6 +125,7 @@ pub(crate) fn verify(engine: &Arc<Engine>) -> Result<Verified> {
     }
     drop(cut);
     check_images(engine, &mut found, &reach)?;
+    find_strays(engine, &mut found, &superblock)?;
     Ok(found)
 }
 
@@ -179,6 +183,24 @@ fn check_log(engine: &Engine, superblock: &Superblock) -> Result<()> {
         }
         read => read.map(drop),
     }
+}
+
+/// Looks for segments and checkpoints that nothing names.
+fn find_strays(engine: &Engine, found: &mut Verified, superblock: &Superblock) -> Result<()> {
+    let store = &engine.store;
+    // Segments are made, and forgotten, under it.
+    let _writer = store.lock_writer();
+    let newest = superblock::checkpoint_name(superblock.checkpoint);
+    for name in store.disk.list()? {
+        let is_stray = match segment_of_name(&name) {
+            Some(id) => !store.state.lock().segments.table.contains_key(&id),
+            None => name.starts_with("checkpoint-") && name != newest,
+        };
+        if is_stray {
+            found.strays.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// Which pages something leads to, as of a cut: a table, or a list of what is to be freed.

@@ -7,13 +7,17 @@
 //! takes 200 histories of 2,000 operations, appends a line for each to FILE, and skips those that
 //! are in it already.
 
+use crate::plants::LIVES;
 use crate::sim::seeds;
 use esker::{Durability, Index, Options};
+use esker_base::checksum::seeded;
 use esker_conformance::crash::{self, KINDS, Tally, index_of, kind};
 use esker_conformance::subject::Subject;
 use esker_io::sim::{CrashKind, SimDisk};
+use esker_io::{Disk, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 fn check(tally: &Tally) {
@@ -75,10 +79,159 @@ fn every_crash_of_fractal_trees() {
 
 #[test]
 fn lives_in_a_row_lose_nothing() {
-    let (lives, errors) = crash::each_lives(Subject::DRAWN, 2000);
+    let lives = crash::each_lives(Subject::DRAWN, LIVES);
     if seeds::is_default() {
-        assert!(errors * 25 > lives, "only {errors} of {lives} lives met an error");
+        assert!(lives.errors * 25 > lives.count, "few met an error: {lives:?}");
     }
+}
+
+/// Whatever a seed does once it does again, over crashes, faults, and what comes after them: a failure can be looked at.
+#[test]
+fn the_same_seed_does_the_same_io_over_crashes() {
+    const SEEDS: u64 = 6;
+    let kinds = [Index::BTree, Index::Hash, Index::Fractal].map(Subject::of);
+    for subject in [Subject::DRAWN].into_iter().chain(kinds) {
+        let traces = Mutex::new(BTreeSet::new());
+        let errors = AtomicU64::new(0);
+        seeds::each(SEEDS, |seed| {
+            let script = crash::script_of(subject, seed, 60);
+            let run = || (crash::history(subject, &script, seed, 1), crash::lives(subject, seed));
+            let (first, again) = (run(), run());
+            assert_eq!(first, again, "the two runs of seed {seed} of {:?} parted", subject.kind);
+            errors.fetch_add(first.1.errors, Ordering::Relaxed);
+            traces.lock().unwrap().extend([first.0.trace, first.1.trace]);
+        });
+        if seeds::is_default() {
+            let found = traces.into_inner().unwrap().len() as u64;
+            assert_eq!(found, 2 * SEEDS, "different runs have the same trace");
+            assert!(errors.into_inner() > 0, "no life of {:?} met an error", subject.kind);
+        }
+    }
+}
+
+/// Numbers and checksums of all page images in the segments of a disk.
+fn images(disk: &SimDisk) -> Vec<(u64, u32)> {
+    const HEADER_BYTES: usize = 48;
+    let read = |name: &str| {
+        let file = disk.open(name, OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        bytes
+    };
+    let u64_at =
+        |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let slots = read("super");
+    let database = slots.chunks(4096).map(|slot| u64_at(slot, 16)).max().unwrap();
+    let mut found = Vec::new();
+    for name in disk.list().unwrap().iter().filter(|name| name.starts_with("seg-")) {
+        let bytes = read(name);
+        let mut at = 0;
+        while at + HEADER_BYTES <= bytes.len() {
+            let header = &bytes[at..at + HEADER_BYTES];
+            let stored = usize::from(u16::from_le_bytes([header[38], header[39]]));
+            let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + stored);
+            let crc = u32::from_le_bytes(header[44..48].try_into().unwrap());
+            let is_image = |payload: &&[u8]| {
+                header[..2] == [0x4b, 0xe5]
+                    && seeded(&[database], &[&header[..44], *payload]) == crc
+            };
+            at += match payload.filter(is_image) {
+                Some(_) => {
+                    found.push((u64_at(header, 20), crc));
+                    HEADER_BYTES + stored
+                }
+                None => 1,
+            };
+        }
+    }
+    found
+}
+
+/// An image that a crash has left in a segment that nobody names must not be taken for a newer one, wherever a device
+/// may bring it back: so no number is given twice, whatever became of the process that gave it.
+#[test]
+fn no_image_number_is_given_twice() {
+    let mut numbers: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut disk = SimDisk::new(3);
+    for life in 0..8u32 {
+        let options = Options::new().page_bytes(1024).memory_bytes(160 << 10);
+        let options = options.log_file_bytes(32 << 10).log_distance_bytes(1 << 20);
+        let db = options.durability(Durability::Os).open_on(Arc::new(disk.clone())).unwrap();
+        let table = db.table("t", Index::BTree).unwrap();
+        for n in 0..600u32 {
+            // More than memory holds: pages are written without a checkpoint.
+            table.put((n * 7 % 400).to_be_bytes(), vec![(life + n) as u8; 500]).unwrap();
+            if n == 300 {
+                db.checkpoint().unwrap();
+            }
+        }
+        assert!(db.stats().evictions > 100, "everything fits into memory");
+        for (number, crc) in images(&disk) {
+            let before = *numbers.entry(number).or_insert(crc);
+            assert_eq!(before, crc, "life {life}: image {number} is two images");
+        }
+        disk = disk.crash_clone(CrashKind::Kill, u64::from(life));
+    }
+    assert!(numbers.len() > 1000, "{} images", numbers.len());
+}
+
+/// A superblock that a device was writing when the power went may be noise in both slots: the other two are not touched
+/// before it is durable, nor by a recovery of what a process left that died before its sync.
+#[test]
+fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
+    const ROWS: u32 = 40;
+    let open = |disk: &SimDisk| {
+        let options = Options::new().page_bytes(1024).memory_bytes(160 << 10);
+        let options = options.log_file_bytes(32 << 10).durability(Durability::Sync);
+        options.open_on(Arc::new(disk.clone()))
+    };
+    // What is left if the device or the process stops before each operation of `work`.
+    let crashes = |disk: &SimDisk, seeds: u64, work: &mut dyn FnMut()| {
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let net = Arc::clone(&left);
+        disk.on_operation(Box::new(move |operation, disk| {
+            for seed in 0..seeds {
+                let clone = disk.crash_clone(CrashKind::Shorn, operation * seeds + seed);
+                net.lock().unwrap().push((CrashKind::Shorn, clone));
+            }
+            net.lock()
+                .unwrap()
+                .push((CrashKind::Kill, disk.crash_clone(CrashKind::Kill, operation)));
+        }));
+        work();
+        disk.clear_hook();
+        std::mem::take(&mut *left.lock().unwrap())
+    };
+    let expect_rows = |disk: &SimDisk, after: &str| {
+        let opened = open(disk).and_then(|db| db.table("t", Index::BTree));
+        let table = opened.unwrap_or_else(|error| panic!("{after}: {error}"));
+        for n in 0..ROWS {
+            let found = table.get(n.to_be_bytes()).unwrap();
+            assert!(found.is_some_and(|value| value == [n as u8; 60]), "{after}: row {n}");
+        }
+    };
+    let disk = SimDisk::new(11);
+    let db = open(&disk).unwrap();
+    let table = db.table("t", Index::BTree).unwrap();
+    for n in 0..ROWS {
+        table.put(n.to_be_bytes(), [n as u8; 60]).unwrap();
+        if n % 10 == 9 && n + 1 < ROWS {
+            db.checkpoint().unwrap();
+        }
+    }
+    let mut recoveries = 0;
+    for (kind, left) in crashes(&disk, 16, &mut || db.checkpoint().unwrap()) {
+        if kind == CrashKind::Kill {
+            for (_, again) in crashes(&left, 8, &mut || expect_rows(&left, "kill")) {
+                expect_rows(&again, "kill, then noise");
+                recoveries += 1;
+            }
+        } else {
+            expect_rows(&left, "noise");
+            recoveries += 1;
+        }
+    }
+    assert!(recoveries > 1000, "{recoveries} recoveries");
 }
 
 /// Two tables, one batch, power loss at every operation: both rows or none.

@@ -4,6 +4,7 @@
 //! goes on where it can. Method: seeded scripts with a fault injected (`index/conformance/src/fault.rs`), and
 //! databases that fill their disk.
 
+use crate::plants::FAULTS;
 use crate::sim::{Settings, State, seeds};
 use esker::{Database, Durability, Error, Index, Options, Table};
 use esker_conformance::fault::{self, KINDS};
@@ -14,7 +15,11 @@ use std::time::Duration;
 
 #[test]
 fn the_nth_operation_of_each_kind_fails() {
-    let failed = fault::each(Subject::DRAWN, 4000);
+    let failed = fault::each(Subject::DRAWN, FAULTS);
+    for (kind, failed) in KINDS.iter().zip(failed) {
+        let drawn = FAULTS / KINDS.len() as u64;
+        eprintln!("{kind:?}: a call failed with {failed} of {drawn} faults");
+    }
     if seeds::is_default() {
         assert!(failed.iter().all(|count| *count > 20), "faults met: {failed:?} of {KINDS:?}");
     }

@@ -23,6 +23,7 @@ mod hermitage;
 mod history;
 mod kinds;
 mod model;
+mod plants;
 mod repair;
 mod sim;
 mod threads;

@@ -5,6 +5,7 @@
 //! after opening again, and the structure is verified.
 
 use crate::api::Scratch;
+use crate::plants::MODELS;
 use crate::sim::seeds;
 use esker_conformance::model;
 use esker_conformance::subject::Subject;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex};
 
 #[test]
 fn no_answer_differs_from_a_map() {
-    let totals = model::each_on_sim(Subject::DRAWN, 8000);
+    let totals = model::each_on_sim(Subject::DRAWN, MODELS);
     if !seeds::is_default() {
         return;
     }

@@ -4,6 +4,7 @@
 //! rows of its own, between everybody else's in shared tables, and a map of what they must be; little
 //! memory, checkpoints and cleaning all the time. And crashes while many wait for one sync.
 
+use crate::plants::THREADS;
 use crate::sim::{Choices, Rng, seeds};
 use esker::{Database, Durability, Error, Index, Options, Result, Table};
 use esker_io::Disk;
@@ -12,6 +13,7 @@ use esker_io::sim::{CrashKind, SimDisk};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -213,6 +215,144 @@ fn nor_where_they_do_the_background_work_themselves() {
     }
 }
 
+/// A commit that cannot be latched at once is applied piece by piece; nobody sees a part of it.
+#[test]
+fn a_commit_in_pieces_is_seen_as_a_whole() {
+    const ROUNDS: u32 = 300;
+    let number = |found: Option<Vec<u8>>| {
+        found.map_or(0, |value| u32::from_be_bytes(value[..4].try_into().unwrap()))
+    };
+    for kind in [Index::BTree, Index::Fractal] {
+        let db = options().open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        let stop = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let (first, last) =
+                        (number(table.get("a").unwrap()), number(table.get("z").unwrap()));
+                    assert!(last >= first, "the first row of commit {first}, the last of {last}");
+                    let rows = db.snapshot();
+                    let ends = ["a", "z"].map(|key| number(rows.get(&table, key).unwrap()));
+                    assert_eq!(ends[0], ends[1], "a snapshot");
+                    seen += u32::from(ends[0] > 0 && ends[0] < ROUNDS);
+                }
+                seen
+            });
+            for round in 1..=ROUNDS {
+                let mut value = round.to_be_bytes().to_vec();
+                value.resize(100, round as u8);
+                // The range among single rows is what makes it one of those commits.
+                let mut batch = db.batch();
+                batch.delete_range(&table, "m05".."m20");
+                batch.put(&table, "a", &value);
+                for n in 0..80 {
+                    batch.put(&table, format!("m{n:02}"), &value);
+                }
+                batch.put(&table, "z", &value);
+                batch.commit().unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+            reader.join().unwrap()
+        });
+        assert!(seen > 0, "nobody read while commits went on");
+    }
+}
+
+/// A value with pages of its own is compared before the turn; who was overtaken meanwhile is refused in it.
+#[test]
+fn swaps_of_large_values_lose_no_update() {
+    const THREADS: usize = 4;
+    const ADDED: u32 = 250;
+    for kind in [Index::BTree, Index::Hash] {
+        let db = options().memory_bytes(2 << 20).open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        let value = |count: u32| count.to_be_bytes().repeat(1000);
+        table.put("counter", value(0)).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..ADDED {
+                        loop {
+                            let old = table.get("counter").unwrap().unwrap();
+                            let count = u32::from_be_bytes(old[..4].try_into().unwrap());
+                            assert!(old == value(count), "parts of two values");
+                            let new = value(count + 1);
+                            if table.compare_and_swap("counter", Some(&old), Some(&new)).unwrap() {
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let wanted = value(ADDED * THREADS as u32);
+        assert!(table.get("counter").unwrap() == Some(wanted), "{kind:?}: an update is lost");
+    }
+}
+
+/// Pages that are changed right after a checkpoint has taken its cut are written as the cut sees them.
+#[test]
+fn a_checkpoint_writes_what_its_cut_sees() {
+    const ROWS: u32 = 400;
+    let open = |disk: &SimDisk| {
+        let options = Options::new().page_bytes(1024).memory_bytes(2 << 20);
+        options.durability(Durability::Os).open_on(Arc::new(disk.clone())).unwrap()
+    };
+    // Every page has rows of both sorts: those that are not, only the checkpoint has.
+    let is_changed_late = |n: u32| n.is_multiple_of(2);
+    for kind in [Index::BTree, Index::Hash] {
+        let disk = SimDisk::new(5);
+        let db = open(&disk);
+        let table = db.table("t", kind).unwrap();
+        let put = |n: u32, round: u8| table.put(n.to_be_bytes(), [round; 60]).unwrap();
+        (0..ROWS).for_each(|n| put(n, 1));
+        db.checkpoint().unwrap();
+        (0..ROWS).for_each(|n| put(n, 2));
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel();
+        let late = std::thread::scope(|scope| {
+            let (put, table) = (&put, &table);
+            scope.spawn(move || {
+                begun.recv().unwrap();
+                (0..ROWS).filter(|n| is_changed_late(*n)).for_each(|n| put(n, 3));
+                // Nobody waits any more if it took too long.
+                drop(end.send(table.get(0u32.to_be_bytes()).unwrap()));
+            });
+            let slot = Arc::new(Mutex::new(None));
+            let (seen, mut before) = (Arc::clone(&slot), 0);
+            // The first operation pads the log, in the turn; the second syncs it, when no page is written yet.
+            disk.on_operation(Box::new(move |_, _| {
+                before += 1;
+                if before == 2 {
+                    begin.send(()).unwrap();
+                    *seen.lock().unwrap() = ended.recv_timeout(Duration::from_mins(1)).ok();
+                }
+            }));
+            db.checkpoint().unwrap();
+            disk.clear_hook();
+            slot.lock().unwrap().take()
+        });
+        assert_eq!(late, Some(Some(vec![3; 60])), "writers wait for the sync of a checkpoint");
+        let expect = |disk: &SimDisk, late: &[u8]| {
+            let db = open(disk);
+            let table = db.open_table("t").unwrap();
+            for n in 0..ROWS {
+                let found = table.get(n.to_be_bytes()).unwrap().unwrap();
+                let rounds = if is_changed_late(n) { late } else { &[2] };
+                assert!(rounds.contains(&found[0]), "{kind:?}: row {n} is of {}", found[0]);
+                assert!(found == [found[0]; 60], "{kind:?}: row {n}");
+            }
+            assert!(db.verify().unwrap().is_sound());
+        };
+        // The sync of the log may or may not have taken the late ones along.
+        expect(&disk.crash_clone(CrashKind::None, 1), &[2, 3]);
+        db.sync().unwrap();
+        expect(&disk.crash_clone(CrashKind::None, 2), &[3]);
+    }
+}
+
 const WRITERS: usize = 3;
 /// Rows of each writer; together more than fits in memory.
 const ROWS: u32 = 120;
@@ -359,7 +499,7 @@ fn crashes_among_threads(seed: u64) -> usize {
 #[test]
 fn what_any_of_many_writers_was_told_survives() {
     let crashes = AtomicU32::new(0);
-    seeds::each(12, |seed| {
+    seeds::each(THREADS, |seed| {
         let count = crashes_among_threads(seed) as u32;
         crashes.fetch_add(count, Ordering::Relaxed);
     });

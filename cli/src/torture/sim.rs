@@ -44,7 +44,7 @@ fn one(seed: u64) -> Simulated {
             counts.cuts = tally.total();
             counts.cuts_in_recovery = tally.nested[1..].iter().sum();
         }
-        1..4 => counts.lives = crash::lives(all, seed).0,
+        1..4 => counts.lives = crash::lives(all, seed).count,
         _ => {
             counts.faults = 1;
             counts.faults_met = u64::from(fault::with_fault(all, seed, fault::draw(seed).1));

@@ -3,6 +3,7 @@
 //! A history runs once on the simulated disk; before each operation of the disk, clones are taken as
 //! crashes would leave it, and each is opened and compared with the states that may be found.
 
+use crate::choices::mix;
 use crate::generate::{self, Profile};
 use crate::subject::Subject;
 use crate::{Choices, Known, Op, Rng, Runner, Script, Settings, seeds};
@@ -27,7 +28,7 @@ struct Crashed {
 }
 
 /// How often what was met.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Recoveries, by the kind of the crash.
     pub recoveries: [u64; KINDS],
@@ -37,6 +38,8 @@ pub struct Tally {
     pub newest: u64,
     /// Recoveries that did not.
     pub older: u64,
+    /// A hash of all operations of all disks, with their names, offsets and bytes.
+    pub trace: u64,
 }
 
 impl Tally {
@@ -50,6 +53,7 @@ impl Tally {
         }
         self.newest += other.newest;
         self.older += other.older;
+        self.trace = self.trace.wrapping_add(other.trace);
     }
 
     /// All recoveries.
@@ -150,7 +154,7 @@ fn recover(
             Arc::clone(known),
         )?;
         disk.clear_hook();
-        runner.verify()?;
+        runner.verify_all()?;
         // Life goes on: in the crashed tables, with a table more, and over another start.
         let profile = Profile {
             ops: (2, 6),
@@ -183,6 +187,7 @@ fn recover(
         tally.older += 1;
     }
     disk.clear_hook();
+    tally.trace = tally.trace.wrapping_add(disk.trace_hash());
     for again in net.take() {
         recover(subject, again, settings, rng, tally);
     }
@@ -231,6 +236,7 @@ pub fn history(
         }
     }
     disk.clear_hook();
+    tally.trace = tally.trace.wrapping_add(disk.trace_hash());
     tally
 }
 
@@ -258,15 +264,25 @@ pub fn each(subject: Subject<'_>, count: u64, ops: usize, kinds_per_operation: u
 /// Scripts tried when one is cut down: each is a history with thousands of recoveries.
 const SHRINK_TRIES: u32 = 120;
 
+/// What lives in a row have met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lives {
+    /// How many there were.
+    pub count: u64,
+    /// How many of them ended with an error.
+    pub errors: u64,
+    /// As [`Tally::trace`].
+    pub trace: u64,
+}
+
 /// Lives in a row: each begins with what the crash of the one before left, in the middle of whatever
 /// it was doing, sometimes after an I/O error.
 ///
-/// Returns how many there were, and how many of them ended with an error.
-///
 /// # Panics
 /// If something is found that may not be.
-pub fn lives(subject: Subject<'_>, seed: u64) -> (u64, u64) {
+pub fn lives(subject: Subject<'_>, seed: u64) -> Lives {
     const LIVES: u64 = 5;
+    let mut trace = 0;
     let mut rng = Rng::new(seed);
     let mut disk = SimDisk::new(seed);
     let known = Arc::new(Mutex::new(Known::default()));
@@ -318,7 +334,7 @@ pub fn lives(subject: Subject<'_>, seed: u64) -> (u64, u64) {
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            if last { runner.verify_all() } else { Ok(()) }
         };
         match run() {
             Ok(()) => {}
@@ -334,23 +350,25 @@ pub fn lives(subject: Subject<'_>, seed: u64) -> (u64, u64) {
         }
         disk.clear_hook();
         disk.clear_faults();
+        trace = mix(trace ^ disk.trace_hash());
         let crashed = slot.lock().expect("nobody panics with it").take();
         let (next, after) =
             crashed.unwrap_or_else(|| crash(&disk, &known.lock().expect("nobody panics with it")));
         disk = next;
         *known.lock().expect("nobody panics with it") = after;
     }
-    (LIVES, ended_by_error)
+    Lives { count: LIVES, errors: ended_by_error, trace }
 }
 
-/// Runs `count` seeds of lives; returns lives, and how many of them ended with an error.
-pub fn each_lives(subject: Subject<'_>, count: u64) -> (u64, u64) {
-    let counts = Mutex::new((0, 0));
+/// Runs `count` seeds of lives.
+pub fn each_lives(subject: Subject<'_>, count: u64) -> Lives {
+    let counts = Mutex::new(Lives::default());
     seeds::each(count, |seed| {
-        let (lives, errors) = lives(subject, seed);
+        let found = lives(subject, seed);
         let mut counts = counts.lock().expect("nobody panics with it");
-        counts.0 += lives;
-        counts.1 += errors;
+        counts.count += found.count;
+        counts.errors += found.errors;
+        counts.trace = counts.trace.wrapping_add(found.trace);
     });
     counts.into_inner().expect("nobody panics with it")
 }

@@ -96,17 +96,17 @@ pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> bool {
     runner.compare_all().unwrap_or_else(|error| panic!("read without the fault: {error}"));
     if rng.one_in(2) {
         // The power goes before anything could be put right.
-        let kind = rng.pick(&[CrashKind::None, CrashKind::Torn512, CrashKind::Prefix]);
+        let kind = rng.pick(&CrashKind::ALL);
         let left = disk.crash_clone(kind, seed);
         let known =
             Arc::new(Mutex::new(known.lock().expect("nobody panics with it").after_crash(false)));
         let runner = Runner::open_with(register, Arc::new(left), script.settings, known)
             .unwrap_or_else(|error| panic!("after {kind:?}: {error}"));
-        due(runner.verify());
+        due(runner.verify_all());
     }
     runner.abandon();
     due(runner.open_again());
-    due(runner.verify());
+    due(runner.verify_all());
     due(runner.step(&Op::Checkpoint));
     due(runner.step(&Op::Reopen { close: true }));
     due(runner.compare_all());
@@ -128,7 +128,7 @@ pub fn draw(seed: u64) -> (usize, Fault) {
             OpKind::Open => {
                 rng.pick(&[FaultError::TooManyFiles, FaultError::Io, FaultError::NoSpace])
             }
-            OpKind::Read | OpKind::Sync | OpKind::SyncDir => FaultError::Io,
+            OpKind::Read | OpKind::SyncDir => FaultError::Io,
             _ => rng.pick(&[FaultError::Io, FaultError::NoSpace]),
         });
     (kind, fault)

@@ -52,6 +52,7 @@ pub fn run(subject: Subject<'_>, script: &Script, disk: Arc<dyn Disk>) -> Totals
             panic!("operation {i}, {}: {error}", seeds::brief(op));
         }
     }
+    runner.verify_all().unwrap_or_else(|error| panic!("verify: {error}"));
     runner.abandon();
     std::mem::take(&mut runner.totals)
 }

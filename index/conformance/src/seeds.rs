@@ -2,9 +2,14 @@
 
 use crate::script::{Op, Script};
 use std::cell::RefCell;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, OnceLock};
+use std::time::Instant;
+
+/// Failures that are enough to tell how rare they are.
+const FAILURES_MAX: u64 = 20;
 
 /// Runs `run` for each seed below `count`, or as the environment says. Panics with the first seed
 /// that fails.
@@ -13,12 +18,21 @@ pub fn each(count: u64, run: impl Fn(u64) + Sync) {
 }
 
 /// As [`each`]; after a failure, `report` is called with the seed.
+///
+/// `ESKER_TALLY=FILE`: seeds are run until [`FAILURES_MAX`] have failed, nothing is reported, and a line is added to
+/// the file: how many seeds have ended, how many of them failed, how many had ended when the first failed, and how
+/// many milliseconds had passed then.
+#[expect(clippy::disallowed_methods, reason = "how long a failure took, of real time")]
 pub fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64)) {
     if let Some(seed) = from_env("ESKER_SEED") {
         run(seed);
         return;
     }
     let count = from_env("ESKER_SEEDS").unwrap_or(count);
+    let tally = std::env::var_os("ESKER_TALLY");
+    let began = Instant::now();
+    let (ended, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+    let first = OnceLock::new();
     let failed = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let next = AtomicU64::new(0);
@@ -30,8 +44,13 @@ pub fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64))
                     if seed >= count {
                         return;
                     }
-                    if let Err(message) = quietly(|| run(seed)) {
-                        stop.store(true, Ordering::Relaxed);
+                    let result = quietly(|| run(seed));
+                    let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
+                    if let Err(message) = result {
+                        first.get_or_init(|| (ended, began.elapsed().as_millis()));
+                        let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
+                        let enough = tally.is_none() || failures >= FAILURES_MAX;
+                        stop.fetch_or(enough, Ordering::Relaxed);
                         let mut failed = failed.lock().expect("nobody panics with it");
                         // The lowest seed, so that two runs tell the same.
                         if failed.as_ref().is_none_or(|(other, _)| seed < *other) {
@@ -43,8 +62,17 @@ pub fn each_reported(count: u64, run: impl Fn(u64) + Sync, report: impl Fn(u64))
         }
     });
     let failed = failed.into_inner().expect("nobody panics with it");
+    if let Some(file) = &tally {
+        let mut lines = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        let lines = lines.as_mut().expect("the file of the tally");
+        let (ended, failures) = (ended.into_inner(), failures.into_inner());
+        let (until, millis) = first.into_inner().unwrap_or_default();
+        writeln!(lines, "{ended} {failures} {until} {millis}").expect("the file of the tally");
+    }
     if let Some((seed, message)) = failed {
-        report(seed);
+        if tally.is_none() {
+            report(seed);
+        }
         panic!("seed {seed} failed (run it alone with ESKER_SEED={seed}): {message}");
     }
 }

@@ -7,6 +7,14 @@ use esker::{Index, Result, Rows, Table};
 use std::collections::{BTreeMap, VecDeque};
 
 impl Runner<'_> {
+    /// Checks the structure of everything, and that nothing was left in the directory. Not while the disk fails: what
+    /// cannot be removed stays until the next open.
+    pub fn verify_all(&self) -> Result<()> {
+        let strays = self.db().verify()?.strays;
+        assert!(strays.is_empty(), "nothing names {strays:?}");
+        self.verify()
+    }
+
     /// Checks the structure of everything.
     pub fn verify(&self) -> Result<()> {
         let found = self.db().verify()?;
