@@ -19,7 +19,7 @@ pub fn each(count: u64, run: impl Fn(u64) + Sync) {
 
 /// As [`each`]; after a failure, `report` is called with the seed.
 ///
-/// `ESKER_TALLY=FILE`: seeds are run until [`FAILURES_MAX`] have failed, nothing is reported, and a line is added to
+/// `ESKER_TALLY=FILE`: seeds are run until 20 have failed, nothing is reported, and a line is added to
 /// the file: how many seeds have ended, how many of them failed, how many had ended when the first failed, and how
 /// many milliseconds had passed then.
 #[expect(clippy::disallowed_methods, reason = "how long a failure took, of real time")]
