@@ -111,6 +111,7 @@ impl Store {
         }
         writer.fresh.leave_block();
         writer.moved.leave_block();
+        writer.second.leave_block();
         let (crc, bytes) = superblock::write_checkpoint(
             &*self.disk,
             self.database,
