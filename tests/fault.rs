@@ -172,7 +172,7 @@ fn deleting_makes_room_on_a_full_disk() {
         let db = open(&disk);
         let table = db.table("t", Index::BTree).unwrap();
         let other = db.table("other", Index::BTree).unwrap();
-        disk.set_capacity(Some((600 << 10) + step * 4096));
+        disk.set_capacity(Some((850 << 10) + step * 4096));
         let rows = fill(&table);
         match step % 3 {
             0 => {

@@ -11,7 +11,8 @@ use esker_io::{Disk, OpenMode};
 
 /// The file.
 pub(crate) const RESERVE_NAME: &str = "reserve";
-/// So many segments: the cleaner fills one before it can remove one, and a checkpoint needs some.
+/// So many segments, and a smallest one for map nodes: the cleaner fills one before it can remove one, and a checkpoint
+/// needs some.
 const SEGMENTS: u64 = 2;
 
 /// What is set aside.
@@ -57,7 +58,10 @@ impl Store {
     /// `NoSpace`; `Io`.
     pub(crate) fn take_reserve(&self) -> Result<()> {
         let reserve = &self.disk_reserve;
-        let wanted = self.state.lock().segments.capacity() * SEGMENTS;
+        let wanted = {
+            let segments = &self.state.lock().segments;
+            segments.capacity() * SEGMENTS + segments.capacity_min()
+        };
         let _changing = reserve.changing.lock();
         let held = reserve.bytes();
         if held >= wanted {
