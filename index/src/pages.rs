@@ -34,6 +34,7 @@
 use esker_base::sync::{AtomicU64, Ordering};
 use esker_base::{CommitNo, PageId};
 use std::fmt;
+use std::ops::Range;
 
 /// Why an index call stopped. Nothing has changed; the caller does what is asked and calls again.
 #[derive(Debug)]
@@ -140,6 +141,8 @@ pub trait PageRead {
     fn words(&self) -> &[ChildWord];
     /// The body.
     fn body(&self) -> &[u8];
+    /// Asks for some bytes of the body, so that they are on their way from memory when they are read. May do nothing.
+    fn prefetch(&self, _body: Range<usize>) {}
 }
 
 /// A leaf under its exclusive latch, in the turn.
@@ -177,6 +180,17 @@ pub trait Pages {
     /// # Errors
     /// `Missing`, `Corrupt`. (A stale hint is repaired on the way and is not an error.)
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Self::Read<'a>>;
+    /// Asks for some bytes of a page's content, so that they are on their way from memory when they are read. Only a
+    /// guess, where the word's hint says; may do nothing.
+    fn prefetch(&self, _word: &ChildWord, _content: Range<usize>) {}
+    /// As [`Self::read`], by who has asked for the lines that it wants ([`Self::prefetch`]): `read` itself asks for those
+    /// that a search of a leaf is likely to want first.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_asked<'a>(&'a self, word: &ChildWord, view: View) -> Step<Self::Read<'a>> {
+        self.read(word, view)
+    }
     /// True if this branch has not been replaced since it was read.
     fn is_current(&self, branch: &Self::Read<'_>) -> bool;
     /// Bytes of content in a page: words and body together.

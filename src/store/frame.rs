@@ -29,6 +29,7 @@ use esker_base::{CommitNo, PageId, Result};
 use esker_index::pages::ChildWord;
 use esker_io::arena::Arena;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::epoch::Epochs;
 
@@ -218,18 +219,25 @@ impl Frames {
     /// Asks for the lines that a search of a leaf reads first, so that they arrive together with the
     /// header's: the latch that comes before the search would make them wait for it.
     #[inline]
-    pub(crate) fn prefetch(&self, frame: FrameId) {
+    pub(crate) fn prefetch_front(&self, frame: FrameId) {
+        self.prefetch(frame, 0..PREFETCH_LINES * 64 - HEADER_BYTES);
+    }
+
+    /// Asks for bytes of the content of a frame. What it holds by now does not matter.
+    #[inline]
+    pub(crate) fn prefetch(&self, frame: FrameId, content: Range<usize>) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let at = self.at(frame);
-            for line in 1..PREFETCH_LINES {
-                // SAFETY: a prefetch reads nothing; the address is inside the frame, which is larger.
+            let end = (HEADER_BYTES + content.end).min(self.frame_bytes);
+            for line in (HEADER_BYTES + content.start) / 64..end.div_ceil(64) {
+                // SAFETY: a prefetch reads nothing; the address is inside the frame.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * 64).cast()) };
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _no_hint = frame;
+        let _no_hint = (frame, content);
     }
 
     /// A plan to ask for the lines of a frame while `rows` rows of another are looked at: `front` bytes of

@@ -1,37 +1,15 @@
 //! Checks a bucket that came from disk.
 
 use super::bucket::{
-    Bucket, COUNT_AT, GARBAGE_AT, HEADER_BYTES, HEAP_AT, OVERFLOW_BIT, RECORD_HEADER_BYTES,
-    front_bytes, mark_of,
+    Bucket, COUNT_AT, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, ZERO_AT, front_bytes,
+    mark_of,
 };
 use super::way::{ROOT_LEVEL, bits_max};
 use super::{Hash, u16_at};
 use crate::kind::{HANDLE_BYTES, max_inline_value_bytes, max_key_bytes};
-use std::ops::Range;
 
-/// Offsets have 15 bits, and every byte of the largest page has a bit in [`Taken`].
+/// Offsets have 15 bits.
 const BODY_BYTES_MAX: usize = 1 << 15;
-
-/// Bytes of a heap that belong to some record.
-struct Taken([u64; BODY_BYTES_MAX / 64]);
-
-impl Taken {
-    /// Takes a range of bytes; false if one of them is taken.
-    fn take(&mut self, bytes: Range<usize>) -> bool {
-        let mut at = bytes.start;
-        while at < bytes.end {
-            let n = (64 - at % 64).min(bytes.end - at);
-            let mask = u64::MAX >> (64 - n) << (at % 64);
-            let word = &mut self.0[at / 64];
-            if *word & mask != 0 {
-                return false;
-            }
-            *word |= mask;
-            at += n;
-        }
-        true
-    }
-}
 
 /// Checks a bucket that came from disk, so that everything else here may rely on it.
 ///
@@ -41,9 +19,9 @@ pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), 
     if body.len() < HEADER_BYTES || body.len() > BODY_BYTES_MAX || words != 0 {
         return Err(format!("a bucket of {} bytes with {words} children", body.len()));
     }
-    let (count, heap) = (u16_at(body, COUNT_AT), u16_at(body, HEAP_AT));
-    if heap > body.len() || front_bytes(count) > heap {
-        return Err(format!("{count} rows, heap from {heap} to {}", body.len()));
+    let count = u16_at(body, COUNT_AT);
+    if front_bytes(count) > body.len() || u16_at(body, ZERO_AT) != 0 {
+        return Err(format!("{count} rows in {} bytes", body.len()));
     }
     let bucket = Bucket::new(body);
     let (bits_max, place) = (bits_max(body.len()), bucket.place());
@@ -53,13 +31,13 @@ pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), 
     let round = place.round(bits_max);
     let (key_bytes_max, value_bytes_max) =
         (max_key_bytes(body.len()), max_inline_value_bytes(body.len()));
-    let mut taken = Taken([0; BODY_BYTES_MAX / 64]);
-    let mut used = 0;
+    let (mut used, mut free) = (0, front_bytes(count));
     for i in 0..count {
         let at = bucket.slot(i);
-        let record = body.get(at..).filter(|_| at >= heap);
+        let record = body.get(at..).filter(|_| at >= free);
         let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
-        let record = record.ok_or_else(|| format!("row {i} lies outside the heap"))?;
+        let record =
+            record.ok_or_else(|| format!("row {i} overlaps another, or is not in order"))?;
         let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
         let value_bytes = value & !OVERFLOW_BIT;
         let value_fits = match value & OVERFLOW_BIT {
@@ -70,9 +48,7 @@ pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), 
         if bytes > record.len() || key_bytes > key_bytes_max || !value_fits {
             return Err(format!("row {i}: key of {key_bytes}, value of {value_bytes} bytes"));
         }
-        if !taken.take(at..at + bytes) {
-            return Err(format!("row {i} overlaps another"));
-        }
+        free = at + bytes;
         let key = bucket.key(i);
         let first = hash.hash(key, 0);
         let last = if round == 0 { first } else { hash.hash(key, round) };
@@ -84,8 +60,8 @@ pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), 
         }
         used += bytes;
     }
-    if used + u16_at(body, GARBAGE_AT) != body.len() - heap {
-        return Err(format!("{used} bytes of rows in a heap of {}", body.len() - heap));
+    if used != bucket.records_bytes() {
+        return Err(format!("{used} bytes of rows, not {}", bucket.records_bytes()));
     }
     Ok(())
 }

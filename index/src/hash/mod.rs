@@ -160,7 +160,9 @@ impl Kind for Hash {
         let first = self.hash(key, 0);
         read::visit(pages, root, view, ToKey::hashed(*self, key, first), |page, _| {
             let bucket = Bucket::new(page.body());
-            let value = bucket.find(mark_of(first), key).map(|i| bucket.row(i).1);
+            let ask = |record| page.prefetch(record);
+            let found = bucket.find_asking(mark_of(first), key, ask);
+            let value = found.map(|i| bucket.row(i).1);
             f(value, page.changed_at())
         })
     }

@@ -1,7 +1,8 @@
 //! Following bits down.
 
 use super::branch::{Locals, bits_of};
-use super::way::{ROOT_LEVEL, Route};
+use super::bucket::FRONT_AHEAD_BYTES;
+use super::way::{ROOT_LEVEL, Route, bits_max};
 use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
 use esker_base::PageId;
 
@@ -45,6 +46,13 @@ pub(crate) fn check_level<R: PageRead>(page: &R, below: u8) -> Step<()> {
     }
 }
 
+/// True if a branch's child is a bucket. As a rule only the branch's bits are looked at, which its header says.
+#[inline]
+fn leads_to_bucket<R: PageRead>(branch: &R, slot: usize, content_bytes: usize) -> bool {
+    // H2
+    bits_of(branch.words()) < bits_max(content_bytes) || !Locals::new(branch.body()).is_branch(slot)
+}
+
 /// Goes down to a bucket and calls `f` with it, latched, once it is known to be the right one, and
 /// with the branch above it, if it is not the root.
 #[inline]
@@ -67,7 +75,7 @@ fn visit_below<'a, P: Pages, T>(
     f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
 ) -> Step<T> {
     let moved = || view == View::Current && !all_current(pages, above);
-    let page = match pages.read(word, view) {
+    let page = match pages.read_asked(word, view) {
         Ok(page) => page,
         // A page that the table has given up may be gone for good.
         Err(Stop::Missing(_) | Stop::Corrupt { .. }) if moved() => return Err(Stop::Moved),
@@ -85,8 +93,15 @@ fn visit_below<'a, P: Pages, T>(
         return Err(if moved() { Stop::Moved } else { stop });
     }
     let slot = route.slot(bits_of(page.words()));
+    let next = &page.words()[slot];
+    if leads_to_bucket(&page, slot, pages.content_bytes()) {
+        pages.prefetch(next, 0..FRONT_AHEAD_BYTES);
+        if let Some(record) = route.around_record(pages.content_bytes()) {
+            pages.prefetch(next, record);
+        }
+    }
     let here = Above { page: &page, up: above };
-    visit_below(pages, &page.words()[slot], view, route, Some(&here), f)
+    visit_below(pages, next, view, route, Some(&here), f)
 }
 
 /// The branches on the way to a bucket, and the word that names the bucket.

@@ -116,6 +116,95 @@ fn two_of_the_largest_rows_fit_a_bucket() {
     }
 }
 
+/// Bytes of a bucket that belong to no row, nor to marks and slots, are zero.
+fn assert_gaps_are_zero(body: &[u8]) {
+    let bucket = Bucket::new(body);
+    let mut end = bucket::front_bytes(bucket.len());
+    for i in 0..bucket.len() {
+        assert!(body[end..bucket.slot(i)].iter().all(|byte| *byte == 0), "before row {i}");
+        let (key, value) = bucket.row(i);
+        end = bucket.slot(i) + bucket::RECORD_HEADER_BYTES + key.len() + value.stored_bytes();
+    }
+    assert!(body[end..].iter().all(|byte| *byte == 0), "behind the last row");
+}
+
+#[test]
+fn rows_stay_in_order_with_zeroes_between_them() {
+    for (content_bytes, seed) in [(TINY, 1), (TINY, 2), (USUAL, 3), (USUAL, 4)] {
+        let (hash, mut random) = (Hash::default(), Random(seed));
+        let mut body = vec![0xa5; content_bytes];
+        bucket::init(&mut body, way::Place::ROOT);
+        let mut model = std::collections::BTreeMap::new();
+        for _ in 0..4000 {
+            let key = random.below(150).to_string().into_bytes();
+            let most = if random.one_in(9) { content_bytes / 8 } else { 30 };
+            let value = vec![b'v'; random.below(most)];
+            let mark = mark_of(hash.hash(&key, 0));
+            let at = Bucket::new(&body).find(mark, &key);
+            let mut growth = bucket::Growth::default();
+            growth.put(Bucket::new(&body), at, &key, &Value::Inline(&value));
+            match at {
+                Some(i) if random.one_in(2) => {
+                    bucket::remove(&mut body, i);
+                    model.remove(&key);
+                }
+                _ if !Bucket::new(&body).has_room(growth) => continue,
+                Some(i) => {
+                    let i = bucket::replace(&mut body, i, &key, &Value::Inline(&value));
+                    assert_eq!(Bucket::new(&body).key(i), key);
+                    model.insert(key, value);
+                }
+                None => {
+                    let i = bucket::insert(&mut body, mark, &key, &Value::Inline(&value));
+                    assert_eq!(Bucket::new(&body).key(i), key);
+                    model.insert(key, value);
+                }
+            }
+            assert_eq!(hash.check_page(0, 0, &body), Ok(()));
+            assert_gaps_are_zero(&body);
+        }
+        assert!(!model.is_empty());
+        for (key, value) in &model {
+            let i = Bucket::new(&body).find(mark_of(hash.hash(key, 0)), key).unwrap();
+            assert_eq!(Bucket::new(&body).row(i), (&key[..], Value::Inline(value)));
+        }
+        assert_eq!(Bucket::new(&body).len(), model.len());
+    }
+}
+
+/// Rows of a bucket of which a get would find all bytes among those that it asks for ahead, in percent.
+fn percent_near_home(rows: u32, seed: u64) -> usize {
+    let (hash, mut random) = (Hash::default(), Random(seed));
+    let mut near = 0;
+    let buckets = 50;
+    for _ in 0..buckets {
+        let mut body = vec![0; USUAL];
+        bucket::init(&mut body, way::Place::ROOT);
+        for _ in 0..rows {
+            let key = random.next().to_le_bytes();
+            let mark = mark_of(hash.hash(&key, 0));
+            bucket::insert(&mut body, mark, &key, &Value::Inline(&[7; 100]));
+        }
+        let bucket = Bucket::new(&body);
+        for i in 0..bucket.len() {
+            let (key, value) = bucket.row(i);
+            let bytes = bucket::RECORD_HEADER_BYTES + key.len() + value.stored_bytes();
+            let record = bucket.slot(i)..bucket.slot(i) + bytes;
+            let ahead = bucket::around_home(hash.hash(key, 0), USUAL);
+            near += usize::from(ahead.start / 64 * 64 <= record.start && record.end <= ahead.end);
+        }
+    }
+    near * 100 / (buckets * rows as usize)
+}
+
+#[test]
+fn most_records_lie_near_their_homes() {
+    // Two thirds full, and nine tenths.
+    let (usual, crowded) = (percent_near_home(46, 5), percent_near_home(62, 6));
+    assert!(usual >= 85, "{usual} %");
+    assert!(crowded >= 50, "{crowded} %");
+}
+
 #[test]
 fn upcoming_pages_are_those_that_come() {
     let mut bench = Bench::new(Hash::default(), TINY, 3000, 5);

@@ -7,6 +7,8 @@
 
 use super::Hash;
 use super::branch::{HEADER_BYTES, LOCAL_BYTES};
+use super::bucket::around_home;
+use std::ops::Range;
 
 /// The level of a root with children. Every branch below is one less; so there are more than ten rounds.
 pub(crate) const ROOT_LEVEL: u8 = 240;
@@ -33,6 +35,10 @@ fn top(n: u32) -> u64 {
 pub(crate) trait Route {
     /// The child to take in the next branch, which has 2^`bits` words.
     fn slot(&mut self, bits: u32) -> usize;
+    /// What to look at first in the bucket at its end, as a guess: bytes of its content.
+    fn around_record(&self, _content_bytes: usize) -> Option<Range<usize>> {
+        None
+    }
 }
 
 /// To the bucket of a key.
@@ -46,6 +52,7 @@ pub(crate) struct ToKey<'k> {
     used: u32,
     /// Bits of the branch before.
     last: u32,
+    first: u64,
 }
 
 impl<'k> ToKey<'k> {
@@ -56,7 +63,7 @@ impl<'k> ToKey<'k> {
     /// As `new`, if the first round's hash is known.
     #[inline]
     pub(crate) fn hashed(hash: Hash, key: &'k [u8], first: u64) -> Self {
-        Self { hash, key, round: 0, rest: first, used: 0, last: 0 }
+        Self { hash, key, round: 0, rest: first, used: 0, last: 0, first }
     }
 }
 
@@ -74,6 +81,10 @@ impl Route for ToKey<'_> {
         self.used += bits;
         self.last = bits;
         usize::try_from(slot).expect("a few bits")
+    }
+    #[inline]
+    fn around_record(&self, content_bytes: usize) -> Option<Range<usize>> {
+        Some(around_home(self.first, content_bytes))
     }
 }
 

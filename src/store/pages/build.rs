@@ -52,6 +52,7 @@ impl Pages for BuildSession<'_> {
 
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
         let View::Current = view else { return self.session.read(word, view) };
+        self.session.prefetch_front(word);
         let (page, frame) = self.session.frame_of(word)?;
         let header = self.session.store.frames.header(frame);
         // A page built here carries the commit that will attach it: it is not waited for.

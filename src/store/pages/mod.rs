@@ -14,6 +14,7 @@ use super::versions::Version;
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, PageId};
 use esker_index::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
+use std::ops::Range;
 
 /// Read access for one thread, for as long as one call takes.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ pub(crate) struct Read<'a> {
 impl PageRead for Read<'_> {
     fn id(&self) -> PageId {
         self.page
+    }
+    #[inline]
+    fn prefetch(&self, body: Range<usize>) {
+        let skip = size_of_val(self.words());
+        self.store.frames.prefetch(self.frame, skip + body.start..skip + body.end);
     }
     #[inline]
     fn level(&self) -> u8 {
@@ -68,16 +74,30 @@ impl<'s> Session<'s> {
         Self { store, _pin: store.frames.epochs().pin() }
     }
 
+    /// Asks for bytes of the content of the page that `word` names, if its hint says where it is.
+    #[inline]
+    fn prefetch(&self, word: &ChildWord, content: Range<usize>) {
+        let hint = ChildWord::hint_of(word.load());
+        if hint < self.store.frames.count() {
+            self.store.frames.prefetch(hint, content);
+        }
+    }
+    /// As [`Self::prefetch`]: the lines that a search of a leaf reads first.
+    #[inline]
+    fn prefetch_front(&self, word: &ChildWord) {
+        let hint = ChildWord::hint_of(word.load());
+        if hint < self.store.frames.count() {
+            self.store.frames.prefetch_front(hint);
+        }
+    }
+
     /// The frame that holds the current page which `word` names.
     #[inline]
     fn frame_of(&self, word: &ChildWord) -> Step<(PageId, FrameId)> {
         let bits = word.load();
         let (page, hint) = (ChildWord::page_of(bits), ChildWord::hint_of(bits));
-        if hint < self.store.frames.count() {
-            self.store.frames.prefetch(hint);
-            if self.store.frames.header(hint).page_id() == page {
-                return Ok((page, hint));
-            }
+        if hint < self.store.frames.count() && self.store.frames.header(hint).page_id() == page {
+            return Ok((page, hint));
         }
         self.find_frame(word, bits, page)
     }
@@ -163,10 +183,19 @@ impl Pages for Session<'_> {
 
     #[inline]
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
+        self.prefetch_front(word);
+        self.read_asked(word, view)
+    }
+    #[inline]
+    fn read_asked<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
         match view {
             View::Current => self.read_current(word),
             View::Cut(cut) => self.read_at(word, cut),
         }
+    }
+    #[inline]
+    fn prefetch(&self, word: &ChildWord, content: Range<usize>) {
+        Session::prefetch(self, word, content);
     }
     #[inline]
     fn is_current(&self, branch: &Read<'_>) -> bool {

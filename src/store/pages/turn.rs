@@ -137,6 +137,7 @@ impl Pages for TurnSession<'_> {
     /// As a reader's, but the turn never waits for publication: what is newer is its own.
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
         let View::Current = view else { return self.session.read(word, view) };
+        self.session.prefetch_front(word);
         loop {
             let (page, frame) = self.session.frame_of(word)?;
             let header = self.session.store.frames.header(frame);
@@ -286,6 +287,7 @@ impl<'s> TurnPages for TurnSession<'s> {
 
     fn write<'a>(&'a self, word: &ChildWord) -> Step<Write<'a, 's>> {
         loop {
+            self.session.prefetch_front(word);
             let (page, frame) = self.session.frame_of(word)?;
             let header = self.session.store.frames.header(frame);
             if header.level.load(Ordering::Relaxed) > 0 {
