@@ -118,7 +118,7 @@ fn create(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     let page_bytes = options.page_bytes;
     let (wal, tail) = Wal::create(Arc::clone(disk), wal_options(options, database, 1), 1, Lsn(0))?;
     let store_options = store_options(options, page_bytes);
-    let logic = Arc::new(Logic::new(page_bytes - 64));
+    let logic = Arc::new(Logic::new(options, page_bytes));
     let store_logic: Arc<dyn PageLogic> = Arc::<Logic>::clone(&logic);
     let state = Store::empty_state(&store_options);
     let store =
@@ -214,9 +214,10 @@ fn recover_with_log_on(
     let name = superblock::checkpoint_name(superblock.checkpoint);
     let Metadata { commit, next_number, mut state, engine } =
         checkpoint::decode(&payload, &store_options, &name)?;
+    let logic = Arc::new(Logic::new(options, page_bytes));
     let make = |table, kind| {
         let place = KindPlace { database, table, page_bytes };
-        Arc::new(AnyKind::of(kind, options, place))
+        Arc::new(AnyKind::of(kind, options, &logic, place))
     };
     let (mut catalog, next_table) = Catalog::decode(&engine, &make)
         .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
@@ -239,7 +240,6 @@ fn recover_with_log_on(
         end.highest_sequence + 1,
         start,
     )?;
-    let logic = Arc::new(Logic::new(page_bytes - 64));
     let store = Store::new(
         Arc::clone(disk),
         database,
@@ -463,7 +463,7 @@ impl Engine {
             table: id,
             page_bytes: self.store.options.page_bytes,
         };
-        let index = Arc::new(AnyKind::of(kind, &self.options, place));
+        let index = Arc::new(AnyKind::of(kind, &self.options, &self.logic, place));
         if matches!(*index, AnyKind::Unregistered) {
             let (kind, table) = (kind.to_string(), name.to_owned());
             return Err(Error::UnknownKind { kind, table });
@@ -486,6 +486,7 @@ impl Engine {
         commit: CommitNo,
     ) -> Result<()> {
         table.dropped.store(true, esker_base::sync::Ordering::Relaxed);
+        table.index.retire();
         self.catalog.write().remove(table.id);
         // Whoever has read the table has read something else than what now holds.
         turn.ring.wrote_range(commit, RangeMark::new(table.id, b"", None));

@@ -222,6 +222,11 @@ impl Options {
         u32::try_from(frames.min(1 << 23)).expect("bounded above")
     }
 
+    /// Memory for what is known of hash buckets that are not in memory.
+    pub(crate) fn filter_bytes_max(&self) -> usize {
+        self.memory_bytes / 32
+    }
+
     /// Largest write set of one transaction or batch.
     pub(crate) fn write_set_bytes_max(&self) -> u64 {
         (self.memory_bytes as u64 / 4).min(256 << 20)

@@ -102,11 +102,11 @@ pub struct BucketPage<'a> {
 impl<'a> BucketPage<'a> {
     /// # Errors
     /// Why it is none of a table with this hash.
-    pub fn new(hash: Hash, level: u8, words: usize, body: &'a [u8]) -> Result<Self, String> {
+    pub fn new(hash: &Hash, level: u8, words: usize, body: &'a [u8]) -> Result<Self, String> {
         if level != 0 {
             return Err(format!("a bucket of level {level}"));
         }
-        check_bucket(hash, words, body)?;
+        check_bucket(hash.hasher(), words, body)?;
         Ok(Self { bucket: Bucket::new(body), bits_max: bits_max(body.len()) })
     }
     /// The first and the last [`rank`](crate::kind::Kind::rank) of its keys; `None` if it shares them with other buckets.

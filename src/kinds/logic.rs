@@ -1,10 +1,12 @@
 //! What the store must know of the pages of each table.
 
 use super::{AnyKind, on};
+use crate::options::Options;
 use crate::store::{OverflowRange, PageLogic};
 use crate::value;
 use esker_base::TableId;
 use esker_base::sync::{Arc, RwLock};
+use esker_index::hash::FilterMemory;
 use esker_index::kind::Kind;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,12 +15,16 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(crate) struct Logic {
     content_bytes: usize,
+    /// What all hash tables share.
+    pub(super) filter_memory: Arc<FilterMemory>,
     tables: RwLock<BTreeMap<TableId, Arc<AnyKind>>>,
 }
 
 impl Logic {
-    pub(crate) fn new(content_bytes: usize) -> Self {
-        Self { content_bytes, tables: RwLock::new(BTreeMap::new()) }
+    pub(crate) fn new(options: &Options, page_bytes: usize) -> Self {
+        let filter_memory = Arc::new(FilterMemory::new(options.filter_bytes_max()));
+        let content_bytes = page_bytes - 64;
+        Self { content_bytes, filter_memory, tables: RwLock::new(BTreeMap::new()) }
     }
     /// From now on, and for good (pages of dropped tables are still met), this table is of this kind.
     pub(crate) fn set(&self, table: TableId, kind: Arc<AnyKind>) {

@@ -90,13 +90,14 @@ pub(crate) struct KindPlace {
 
 impl AnyKind {
     /// The index of a new table, or of one that was opened.
-    pub(crate) fn of(kind: Index, options: &Options, place: KindPlace) -> Self {
+    pub(crate) fn of(kind: Index, options: &Options, logic: &Logic, place: KindPlace) -> Self {
         let KindPlace { database, table, page_bytes } = place;
         match kind {
             Index::BTree => Self::BTree(BTree),
             // Each table has its own, which nobody can guess: or keys could be made that all collide.
             Index::Hash => {
-                Self::Hash(Hash::new(database.0 ^ u64::from(table.0).wrapping_mul(Hash::SEED)))
+                let seed = database.0 ^ u64::from(table.0).wrapping_mul(Hash::SEED);
+                Self::Hash(Hash::with_filters(seed, Arc::clone(&logic.filter_memory)))
             }
             Index::Fractal => {
                 let memory_bytes = options.memory_bytes / 8 * 7;
@@ -262,6 +263,12 @@ impl AnyKind {
             Self::Fractal(kind) => Box::new(Outside(kind.check(root))),
             Self::Custom(kind) => kind.check(root),
             Self::Unregistered => unreachable!("checked when a table is used"),
+        }
+    }
+    /// The table was dropped: nobody will read it.
+    pub(crate) fn retire(&self) {
+        if let Self::Hash(kind) = self {
+            kind.retire();
         }
     }
     /// True if there may be background work.

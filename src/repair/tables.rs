@@ -8,7 +8,7 @@
 use super::source::{Images, Page};
 use super::target::Target;
 use crate::catalog::Index;
-use crate::kinds::{AnyKind, KindPlace};
+use crate::kinds::{AnyKind, KindPlace, Logic};
 use crate::options::Options;
 use crate::range::KeySpan;
 use crate::store::FreedTree;
@@ -83,7 +83,9 @@ pub(super) fn given_up(images: &Images<'_>, trees: &[FreedTree]) -> Result<BTree
 /// The hash of a table, as [`AnyKind::of`] makes it.
 fn hash_of(database: DatabaseId, table: TableId, page_bytes: usize) -> Hash {
     let place = KindPlace { database, table, page_bytes };
-    match AnyKind::of(Index::Hash, &Options::default(), place) {
+    let options = Options::default();
+    let logic = Logic::new(&options, page_bytes);
+    match AnyKind::of(Index::Hash, &options, &logic, place) {
         AnyKind::Hash(hash) => hash,
         _ => unreachable!("asked for a hash"),
     }
@@ -101,7 +103,7 @@ pub(super) fn guess_kind(
     for seen in pages {
         let Some(page) = images.page(seen.page)? else { continue };
         let (level, words, body) = (page.level(), page.words(), page.body());
-        if BucketPage::new(hash, level, words.len(), body).is_ok() {
+        if BucketPage::new(&hash, level, words.len(), body).is_ok() {
             return Ok(Some(Index::Hash));
         }
         if salvage::node(level, words, body).is_ok() || salvage::is_filter(level, words.len(), body)
@@ -266,7 +268,7 @@ pub(super) fn hash(
     let mut deep: Vec<(CommitNo, u64, PageId)> = Vec::new();
     for seen in pages.iter().filter(|seen| seen.level == 0) {
         let Some(page) = images.page(seen.page)? else { continue };
-        let Ok(bucket) = BucketPage::new(hash, 0, page.words().len(), page.body()) else {
+        let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
             continue;
         };
         let Some(ranks) = bucket.ranks() else {
@@ -281,7 +283,7 @@ pub(super) fn hash(
     let mut outcome = Outcome::default();
     let mut rows_of = |page: PageId, wants: &mut dyn FnMut(&[u8]) -> bool| -> Result<()> {
         let Some(page) = images.page(page)? else { return Ok(()) };
-        let Ok(bucket) = BucketPage::new(hash, 0, page.words().len(), page.body()) else {
+        let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
             return Ok(());
         };
         for i in 0..bucket.len() {

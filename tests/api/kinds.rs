@@ -505,3 +505,35 @@ fn a_dropped_table_of_each_kind_gives_its_space_back() {
         assert_eq!(db.tables().len(), 1);
     }
 }
+
+#[test]
+fn most_gets_of_absent_keys_of_a_hash_table_read_nothing() {
+    const GETS: u32 = 4000;
+    const ROWS: u32 = 12_000;
+    let options = Options::new().memory_bytes(2 << 20).durability(Durability::Os);
+    let disk = SimDisk::new(7);
+    let reads = |db: &Database, from: u32| {
+        let hash = db.table("h", Index::Hash).unwrap();
+        let before = db.stats().page_reads;
+        for n in from..from + GETS {
+            assert_eq!(hash.get(key(n)).unwrap(), None);
+        }
+        db.stats().page_reads - before
+    };
+    let db = options.clone().open_on(Arc::new(disk.clone())).unwrap();
+    let hash = db.table("h", Index::Hash).unwrap();
+    for n in 0..ROWS {
+        hash.put(key(n), [7; 200]).unwrap();
+    }
+    let many: Vec<[u8; 4]> = (ROWS - 500..ROWS + 1500).map(key).collect();
+    let found = hash.multi_get(&many).unwrap();
+    assert!(found.iter().enumerate().all(|(i, value)| value.is_some() == (i < 500)));
+    // Of a table that has outgrown memory while it was filled, and of one that was opened.
+    let filled = reads(&db, ROWS);
+    assert!(filled < u64::from(GETS) / 20, "{filled} reads");
+    db.close().unwrap();
+    let db = options.open_on(Arc::new(disk)).unwrap();
+    let buckets = reads(&db, ROWS + GETS);
+    let opened = reads(&db, ROWS + 2 * GETS);
+    assert!(opened < u64::from(GETS) / 20, "{opened} reads, after {buckets}");
+}

@@ -5,7 +5,7 @@ use super::bucket::{
     mark_of,
 };
 use super::way::{ROOT_LEVEL, bits_max};
-use super::{Hash, u16_at};
+use super::{Hasher, u16_at};
 use crate::kind::{HANDLE_BYTES, max_inline_value_bytes, max_key_bytes};
 
 /// Offsets have 15 bits.
@@ -15,7 +15,7 @@ const BODY_BYTES_MAX: usize = 1 << 15;
 ///
 /// # Errors
 /// What is wrong.
-pub(crate) fn check_bucket(hash: Hash, words: usize, body: &[u8]) -> Result<(), String> {
+pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<(), String> {
     if body.len() < HEADER_BYTES || body.len() > BODY_BYTES_MAX || words != 0 {
         return Err(format!("a bucket of {} bytes with {words} children", body.len()));
     }

@@ -1,6 +1,6 @@
 //! A walk over a whole table that checks every page and how they hang together.
 
-use super::Hash;
+use super::Hasher;
 use super::branch::{Locals, bits_of, check_branch};
 use super::bucket::{Bucket, handles};
 use super::bucket_check::check_bucket;
@@ -15,7 +15,7 @@ type Taken = (usize, u32, u32);
 /// How far a walk has come. One step checks one bucket and the way to it.
 #[derive(Debug)]
 pub struct Check {
-    hash: Hash,
+    hash: Hasher,
     root: PageId,
     /// Where the next bucket begins; `None` at the end.
     next: Option<Vec<u16>>,
@@ -24,7 +24,7 @@ pub struct Check {
 }
 
 impl Check {
-    pub(crate) fn new(hash: Hash, root: PageId) -> Self {
+    pub(crate) fn new(hash: Hasher, root: PageId) -> Self {
         Self { hash, root, next: Some(Vec::new()), behind: None }
     }
 }
@@ -103,7 +103,7 @@ fn split_run(words: &[ChildWord], locals: Locals<'_>) -> Option<usize> {
 }
 
 fn wrong_in_bucket(
-    hash: Hash,
+    hash: Hasher,
     bucket: Bucket<'_>,
     trail: &[Taken],
     bits_max: u32,

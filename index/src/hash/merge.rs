@@ -19,11 +19,12 @@ const FILL_PERCENT_MAX: usize = 60;
 /// # Errors
 /// As [`TurnPages::write`]; `Missing` names a page that is not in memory.
 pub(crate) fn tidy<P: TurnPages>(
-    hash: Hash,
+    table: &Hash,
     pages: &P,
     root: &ChildWord,
     key: &[u8],
 ) -> Step<bool> {
+    let hash = table.hasher;
     let path = Path::down(pages, root, View::Current, ToKey::new(hash, key))?;
     let Some((node, slot)) = path.nodes.last() else { return Ok(false) };
     let mut list = List::of(node.words(), node.body());
@@ -58,6 +59,9 @@ pub(crate) fn tidy<P: TurnPages>(
     list.set_bucket(start..start + 2 * run.len(), word);
     list.halve();
     let alone = list.len() == 1;
+    for changed in [page.id(), other.id(), node.id()] {
+        table.filters.forget(changed);
+    }
     let new = match path.nodes.len().checked_sub(2).map(|above| &path.nodes[above]) {
         _ if !alone => {
             let mut new = pages.replace(node.id(), node.level(), list.len())?;

@@ -17,6 +17,7 @@
 //! | `way` | which bits lead where; places |
 //! | `branch`, `bucket`, `bucket_check` | bytes of a page: drawing, search, edit, check |
 //! | `read` | following bits down |
+//! | `absent` | what is known of buckets that are not in memory |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
 //! | `split`, `merge`, `range` | changes over several pages |
 //! | `cursor` | bucket by bucket |
@@ -38,6 +39,7 @@
 //! Sources: Fagin, Nievergelt, Pippenger and Strong, "Extendible hashing" (TODS 1979).
 //! The trie instead of one directory is ours, so that no change is larger than a few pages.
 
+mod absent;
 mod branch;
 pub(crate) mod bucket;
 pub(crate) mod bucket_check;
@@ -52,6 +54,7 @@ mod tests;
 pub(crate) mod way;
 mod write;
 
+pub use absent::FilterMemory;
 pub use check::Check;
 pub use cursor::HashCursor;
 pub use range::Everything;
@@ -59,8 +62,11 @@ pub use write::{Group, Prepared};
 
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
 use crate::pages::{ChildWord, PageRead, Pages, Step, TurnPages, View};
+use absent::Filters;
 use bucket::{Bucket, mark_of};
+use esker_base::sync::Arc;
 use esker_base::{CommitNo, PageId};
+use read::Seen;
 use std::ops::Range;
 use way::ToKey;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -74,40 +80,16 @@ fn set_u16(bytes: &mut [u8], at: usize, value: usize) {
     bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
 }
 
-/// A hash table: keys in no order, one page read for a row.
+/// How a table hashes its keys.
 #[derive(Clone, Copy, Debug)]
-pub struct Hash {
+pub(crate) struct Hasher {
     seed: u64,
     /// Bits of a hash that may vary.
     #[cfg(test)]
     mask: u64,
 }
 
-impl Default for Hash {
-    fn default() -> Self {
-        Self::new(Self::SEED)
-    }
-}
-
-impl Hash {
-    /// The seed of tables that have none of their own. On disk: must never change.
-    pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-
-    /// Tables must be opened with the seed that they were made with.
-    pub const fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            #[cfg(test)]
-            mask: u64::MAX,
-        }
-    }
-
-    /// As `new`, but only the bits of `mask` tell keys apart.
-    #[cfg(test)]
-    const fn weak(mask: u64) -> Self {
-        Self { seed: Self::SEED, mask }
-    }
-
+impl Hasher {
     /// The hash of a key in a round: `XXH3` is the same on all platforms and in all versions.
     #[inline]
     fn hash(self, key: &[u8], round: u32) -> u64 {
@@ -118,17 +100,73 @@ impl Hash {
     }
 }
 
+/// A hash table: keys in no order, one page read for a row.
+#[derive(Debug)]
+pub struct Hash {
+    hasher: Hasher,
+    filters: Filters,
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self::new(Self::SEED)
+    }
+}
+
+impl Hash {
+    pub(crate) fn hasher(&self) -> Hasher {
+        self.hasher
+    }
+    /// The seed of tables that have none of their own. On disk: must never change.
+    pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    /// Tables must be opened with the seed that they were made with. Every get of an absent key whose bucket is not in
+    /// memory reads it.
+    pub fn new(seed: u64) -> Self {
+        Self::with_filters(seed, Arc::new(FilterMemory::new(0)))
+    }
+
+    /// As [`Self::new`], but most gets of absent keys read nothing, as far as this memory goes: some
+    /// 130 bytes for a bucket of 50 rows.
+    pub fn with_filters(seed: u64, memory: Arc<FilterMemory>) -> Self {
+        let hasher = Hasher {
+            seed,
+            #[cfg(test)]
+            mask: u64::MAX,
+        };
+        Self { hasher, filters: Filters::new(memory) }
+    }
+
+    /// The table is gone: gives its share of the memory for filters to others.
+    pub fn retire(&self) {
+        self.filters.retire();
+    }
+
+    /// As `default`, but only the bits of `mask` tell keys apart.
+    #[cfg(test)]
+    fn weak(mask: u64) -> Self {
+        let mut hash = Self::default();
+        hash.hasher.mask = mask;
+        hash
+    }
+
+    #[cfg(test)]
+    fn hash(&self, key: &[u8], round: u32) -> u64 {
+        self.hasher.hash(key, round)
+    }
+}
+
 impl Kind for Hash {
     fn is_ordered(&self) -> bool {
         false
     }
     fn rank(&self, key: &[u8]) -> u64 {
-        self.hash(key, 0)
+        self.hasher.hash(key, 0)
     }
 
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
         match level {
-            0 => bucket_check::check_bucket(*self, words, body),
+            0 => bucket_check::check_bucket(self.hasher, words, body),
             _ => branch::check_branch(level, words, body),
         }
     }
@@ -157,13 +195,49 @@ impl Kind for Hash {
         key: &[u8],
         f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
     ) -> Step<T> {
-        let first = self.hash(key, 0);
-        read::visit(pages, root, view, ToKey::hashed(*self, key, first), |page, _| {
+        let first = self.hasher.hash(key, 0);
+        let mark = mark_of(first);
+        let absent_since = |page| {
+            let since = self.filters.absent_since(page, mark);
+            let since = since.filter(|since| match view {
+                View::Current => true,
+                View::Cut(cut) => *since <= cut,
+            });
+            if since.is_none() {
+                self.filters.want(page);
+            }
+            since
+        };
+        let route = ToKey::hashed(self.hasher, key, first);
+        read::visit_or_know(pages, root, view, route, absent_since, |seen| {
+            let page = match seen {
+                Seen::Bucket(page, _) => page,
+                Seen::Absent(since) => return f(None, since),
+            };
             let bucket = Bucket::new(page.body());
             let ask = |record| page.prefetch(record);
-            let found = bucket.find_asking(mark_of(first), key, ask);
+            let found = bucket.find_asking(mark, key, ask);
+            if view == View::Current {
+                self.filters.was_read(page.id(), bucket, page.changed_at(), found.is_some());
+            }
             let value = found.map(|i| bucket.row(i).1);
             f(value, page.changed_at())
+        })
+    }
+    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
+        let first = self.hasher.hash(key, 0);
+        let route = ToKey::hashed(self.hasher, key, first);
+        let want = |page| {
+            self.filters.want(page);
+            None
+        };
+        // Whatever is known: a write needs the bucket.
+        read::visit_or_know(pages, root, View::Current, route, want, |seen| {
+            let Seen::Bucket(page, _) = seen else { return };
+            let bucket = Bucket::new(page.body());
+            let found = bucket.find_asking(mark_of(first), key, |record| page.prefetch(record));
+            self.filters.was_read(page.id(), bucket, page.changed_at(), found.is_some());
+            std::hint::black_box(found.map(|i| bucket.row(i).1));
         })
     }
     fn page_of<P: Pages>(
@@ -172,10 +246,21 @@ impl Kind for Hash {
         root: &ChildWord,
         view: View,
         key: &[u8],
-        _look: Look,
+        look: Look,
     ) -> Step<Option<PageId>> {
-        let path = read::Path::down(pages, root, view, ToKey::new(*self, key))?;
-        Ok(Some(path.bucket_word().page()))
+        let first = self.hasher.hash(key, 0);
+        let route = ToKey::hashed(self.hasher, key, first);
+        let path = read::Path::down(pages, root, view, route)?;
+        let word = path.bucket_word();
+        if look == Look::Existing && view == View::Current {
+            let known = self.filters.absent_since(word.page(), mark_of(first));
+            if known.is_some() {
+                return Ok(None);
+            }
+        }
+        pages.prefetch(&word, 0..bucket::FRONT_AHEAD_BYTES);
+        pages.prefetch(&word, bucket::around_home(first, pages.content_bytes()));
+        Ok(Some(word.page()))
     }
 
     type Prepared<'a, P: TurnPages + 'a> = Prepared<'a, P>;
@@ -187,7 +272,7 @@ impl Kind for Hash {
         new: Option<&Value<'_>>,
         _look: Look,
     ) -> Step<Prepared<'a, P>> {
-        write::prepare(*self, pages, root, key, new)
+        write::prepare(self, pages, root, key, new)
     }
 
     type Group<'a, P: TurnPages + 'a> = Group<'a, P>;
@@ -197,7 +282,7 @@ impl Kind for Hash {
         root: &'a ChildWord,
         writes: &dyn GroupWrites,
     ) -> Step<Group<'a, P>> {
-        write::prepare_group(*self, pages, root, writes)
+        write::prepare_group(self, pages, root, writes)
     }
 
     type Range<'a, P: TurnPages + 'a> = Everything<'a, P>;
@@ -209,11 +294,11 @@ impl Kind for Hash {
         high: Option<&'a [u8]>,
     ) -> Step<Everything<'a, P>> {
         assert!(low.is_empty() && high.is_none(), "a table without order has no ranges");
-        range::prepare(pages, root)
+        range::prepare(&self.filters, pages, root)
     }
 
     fn tidy<P: TurnPages>(&self, pages: &P, root: &ChildWord, key: &[u8]) -> Step<bool> {
-        merge::tidy(*self, pages, root, key)
+        merge::tidy(self, pages, root, key)
     }
 
     type Cursor = HashCursor;
@@ -225,6 +310,6 @@ impl Kind for Hash {
 
     type Check = Check;
     fn check(&self, root: PageId) -> Check {
-        Check::new(*self, root)
+        Check::new(self.hasher, root)
     }
 }

@@ -1,5 +1,6 @@
 //! Deleting everything: the only range of a table without order.
 
+use super::absent::Filters;
 use super::branch::Locals;
 use super::bucket::{self, Bucket};
 use super::read::Path;
@@ -9,6 +10,7 @@ use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, Vie
 
 /// A delete of everything, ready to be carried out. Dropping it changes nothing.
 pub struct Everything<'a, P: TurnPages + 'a> {
+    filters: &'a Filters,
     pages: &'a P,
     what: What<'a, P>,
 }
@@ -27,11 +29,15 @@ impl<P: TurnPages> std::fmt::Debug for Everything<'_, P> {
 }
 
 /// Makes ready to delete all rows.
-pub(crate) fn prepare<'a, P: TurnPages>(pages: &'a P, root: &ChildWord) -> Step<Everything<'a, P>> {
+pub(crate) fn prepare<'a, P: TurnPages>(
+    filters: &'a Filters,
+    pages: &'a P,
+    root: &ChildWord,
+) -> Step<Everything<'a, P>> {
     let along = Along::new(&[], pages.content_bytes());
     let path = Path::down(pages, root, View::Current, along)?;
     let Some((top, _)) = path.nodes.first() else {
-        return Ok(Everything { pages, what: What::Bucket(pages.write(root)?) });
+        return Ok(Everything { filters, pages, what: What::Bucket(pages.write(root)?) });
     };
     let mut new = pages.replace(top.id(), 0, 0)?;
     bucket::init(new.body_mut(), Place::ROOT);
@@ -41,11 +47,12 @@ pub(crate) fn prepare<'a, P: TurnPages>(pages: &'a P, root: &ChildWord) -> Step<
         (top.words()[slot].load(), level)
     };
     let trees = locals.children_from(0).map(tree).collect();
-    Ok(Everything { pages, what: What::Trees(new, trees) })
+    Ok(Everything { filters, pages, what: What::Trees(new, trees) })
 }
 
 impl<P: TurnPages> PreparedRange for Everything<'_, P> {
     fn apply(self, replaced: &mut dyn FnMut(Handle)) -> i64 {
+        self.filters.forget_all();
         match self.what {
             What::Bucket(mut page) => {
                 let rows = Bucket::new(page.body()).len();

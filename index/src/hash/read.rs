@@ -4,7 +4,7 @@ use super::branch::{Locals, bits_of};
 use super::bucket::FRONT_AHEAD_BYTES;
 use super::way::{ROOT_LEVEL, Route, bits_max};
 use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
-use esker_base::PageId;
+use esker_base::{CommitNo, PageId};
 
 /// A branch on the way down, and those above it: kept in the stack frames of the descent.
 pub(crate) struct Above<'x, R> {
@@ -53,8 +53,15 @@ fn leads_to_bucket<R: PageRead>(branch: &R, slot: usize, content_bytes: usize) -
     bits_of(branch.words()) < bits_max(content_bytes) || !Locals::new(branch.body()).is_branch(slot)
 }
 
-/// Goes down to a bucket and calls `f` with it, latched, once it is known to be the right one, and
-/// with the branch above it, if it is not the root.
+/// What a way down has led to.
+pub(crate) enum Seen<'x, R> {
+    /// The bucket, latched, and the branch above it, if it is not the root.
+    Bucket(&'x R, Option<&'x R>),
+    /// It is not in memory, and the key has been absent from it since this commit.
+    Absent(CommitNo),
+}
+
+/// Goes down to a bucket and calls `f` with it once it is known to be the right one.
 #[inline]
 pub(crate) fn visit<'a, P: Pages, T>(
     pages: &'a P,
@@ -63,7 +70,30 @@ pub(crate) fn visit<'a, P: Pages, T>(
     route: impl Route,
     f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
 ) -> Step<T> {
-    visit_below(pages, root, view, route, None, f)
+    visit_or_know(
+        pages,
+        root,
+        view,
+        route,
+        |_| None,
+        |seen| match seen {
+            Seen::Bucket(page, above) => f(page, above),
+            Seen::Absent(_) => unreachable!("nothing is known"),
+        },
+    )
+}
+
+/// As [`visit`]; `absent_since` may know that the key is absent from a page that is not in memory.
+#[inline]
+pub(crate) fn visit_or_know<'a, P: Pages, T>(
+    pages: &'a P,
+    root: &ChildWord,
+    view: View,
+    route: impl Route,
+    absent_since: impl Fn(PageId) -> Option<CommitNo>,
+    f: impl FnOnce(Seen<'_, P::Read<'a>>) -> T,
+) -> Step<T> {
+    visit_below(pages, root, view, route, None, absent_since, f)
 }
 
 fn visit_below<'a, P: Pages, T>(
@@ -72,20 +102,32 @@ fn visit_below<'a, P: Pages, T>(
     view: View,
     mut route: impl Route,
     above: Option<&Above<'_, P::Read<'a>>>,
-    f: impl FnOnce(&P::Read<'a>, Option<&P::Read<'a>>) -> T,
+    absent_since: impl Fn(PageId) -> Option<CommitNo>,
+    f: impl FnOnce(Seen<'_, P::Read<'a>>) -> T,
 ) -> Step<T> {
     let moved = || view == View::Current && !all_current(pages, above);
     let page = match pages.read_asked(word, view) {
         Ok(page) => page,
-        // A page that the table has given up may be gone for good.
-        Err(Stop::Missing(_) | Stop::Corrupt { .. }) if moved() => return Err(Stop::Moved),
+        Err(stop @ (Stop::Missing(_) | Stop::Corrupt { .. })) => {
+            // First what is known, then whether it is of the right bucket.
+            let since = match &stop {
+                Stop::Missing(page) => absent_since(*page),
+                _ => None,
+            };
+            return match since {
+                // A page that the table has given up may be gone for good.
+                _ if moved() => Err(Stop::Moved),
+                Some(since) => Ok(f(Seen::Absent(since))),
+                None => Err(stop),
+            };
+        }
         Err(stop) => return Err(stop),
     };
     if page.level() == 0 {
         return if moved() {
             Err(Stop::Moved)
         } else {
-            Ok(f(&page, above.map(|above| above.page)))
+            Ok(f(Seen::Bucket(&page, above.map(|above| above.page))))
         };
     }
     let below = level_below(above.map(|above| above.page.level()));
@@ -101,7 +143,7 @@ fn visit_below<'a, P: Pages, T>(
         }
     }
     let here = Above { page: &page, up: above };
-    visit_below(pages, next, view, route, Some(&here), f)
+    visit_below(pages, next, view, route, Some(&here), absent_since, f)
 }
 
 /// The branches on the way to a bucket, and the word that names the bucket.

@@ -32,13 +32,13 @@ fn word_of(page: PageId) -> u64 {
 
 /// Splits a latched bucket on the way to `key`.
 pub(crate) fn split<'a, P: TurnPages>(
-    hash: Hash,
+    table: &Hash,
     pages: &'a P,
     root: &ChildWord,
     mut page: P::Write<'a>,
     key: &[u8],
 ) -> Step<()> {
-    let bits_max = bits_max(pages.content_bytes());
+    let (hash, bits_max) = (table.hasher, bits_max(pages.content_bytes()));
     let path = path_to(hash, pages, root, &page, key)?;
     let nodes = path.as_ref().map_or(&[][..], |path| &path.nodes);
     let bucket = Bucket::new(page.body());
@@ -55,6 +55,9 @@ pub(crate) fn split<'a, P: TurnPages>(
         bucket::build_some(left.body_mut(), halves[0], bucket, |i| !upper[i]);
         let mut top = pages.replace(page.id(), ROOT_LEVEL, 2)?;
         List::pair(word_of(left.id()), right_word).build(top.parts_mut());
+        for changed in [left.id(), right.id(), page.id()] {
+            table.filters.forget(changed);
+        }
         pages.publish(left);
         pages.publish(right);
         pages.publish(top);
@@ -89,8 +92,10 @@ pub(crate) fn split<'a, P: TurnPages>(
     }
     let mut new = pages.replace(node.id(), node.level(), list.len())?;
     list.build(new.parts_mut());
+    table.filters.forget(right.id());
     pages.publish(right);
     if let Some(branch) = below {
+        table.filters.forget(branch.id());
         pages.publish(branch);
     }
     pages.publish(new);

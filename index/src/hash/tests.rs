@@ -8,6 +8,7 @@ use crate::mock::MockRead;
 use crate::pages::Stop;
 use bench::{Bench, Owned, Random, TINY, USUAL};
 use std::cell::RefCell;
+use std::rc::Rc;
 
 #[test]
 fn it_holds_what_a_map_holds() {
@@ -49,6 +50,9 @@ impl Pages for Racing<'_> {
             let writes = bench.writes(n, deletes);
             bench.write_many(&writes);
         }
+        if bench.random.one_in(5) {
+            bench.mock.evict_leaves();
+        }
         bench.mock.read(word, view)
     }
     fn is_current(&self, branch: &MockRead) -> bool {
@@ -67,12 +71,14 @@ fn readers_notice_what_happens_on_their_way() {
         let root = ChildWord::new(bench.root.page(), ChildWord::NO_HINT);
         for _ in 0..4000 {
             let key = bench.key();
+            let hash = Rc::clone(&bench.hash);
             let racing = Racing(RefCell::new(&mut bench));
             let owned = |value: Option<Value<'_>>, _| value.map(Owned::of);
             let found = loop {
                 match hash.get(&racing, &root, View::Current, &key, owned) {
                     Ok(found) => break found,
                     Err(Stop::Moved) => moved += 1,
+                    Err(Stop::Missing(page)) => racing.0.borrow().mock.load(page),
                     Err(stop) => panic!("{stop:?}"),
                 }
             };
@@ -203,6 +209,102 @@ fn most_records_lie_near_their_homes() {
     let (usual, crowded) = (percent_near_home(46, 5), percent_near_home(62, 6));
     assert!(usual >= 85, "{usual} %");
     assert!(crowded >= 50, "{crowded} %");
+}
+
+/// Gets that found their bucket missing, of 1,000 of keys that have no row.
+fn missing_of_absent(bench: &Bench, round: u32) -> usize {
+    let mut missing = 0;
+    for n in 0..1000 {
+        let key = format!("absent {round} {n}").into_bytes();
+        bench.mock.evict_leaves();
+        loop {
+            let view = View::Current;
+            match bench.hash.get(&bench.mock, &bench.root, view, &key, |value, _| value.is_some()) {
+                Ok(found) => break assert!(!found),
+                Err(Stop::Missing(page)) => bench.mock.load(page),
+                Err(stop) => panic!("{stop:?}"),
+            }
+            missing += 1;
+        }
+    }
+    missing
+}
+
+#[test]
+fn absent_keys_read_nothing_once_their_bucket_was_read() {
+    let mut bench = Bench::new(Hash::default(), USUAL, 3000, 2);
+    for _ in 0..60 {
+        let writes = bench.writes(60, 0);
+        bench.write_many(&writes);
+    }
+    let (hash, buckets) = (Rc::clone(&bench.hash), bench.mock.page_ids().len());
+    assert_eq!(hash.filters.bytes(), 0, "all was in memory");
+    let first = missing_of_absent(&bench, 0);
+    let then = missing_of_absent(&bench, 1);
+    assert!((buckets * 9 / 10..buckets * 3).contains(&first), "{first} of {buckets}");
+    assert!(then <= 30, "{then} of 1000");
+    assert!(hash.filters.bytes() < buckets * 200, "{}", hash.filters.bytes());
+
+    // What is known holds from a commit on.
+    let key = bench.model.keys().next().unwrap().clone();
+    bench.write_one(b"absent 1 1", Some(&Owned::Inline(b"v".to_vec())));
+    bench.mock.evict_leaves();
+    bench.get(b"absent 1 1");
+    let cut = bench.mock.cut();
+    let model = bench.model.clone();
+    bench.write_one(&key, None);
+    bench.mock.evict_leaves();
+    bench.get(&key);
+    bench.mock.evict_leaves();
+    bench.get(&key);
+    let found = bench.mock.settle(|| {
+        let owned = |value: Option<Value<'_>>, _| value.map(Owned::of);
+        hash.get(&bench.mock, &bench.root, cut, &key, owned)
+    });
+    assert_eq!(found.as_ref(), model.get(&key), "the cut still has it");
+
+    hash.retire();
+    assert_eq!(hash.filters.bytes(), 0);
+}
+
+#[test]
+fn nothing_false_is_known_after_splits_and_merges() {
+    let mut bench = Bench::new(Hash::default(), TINY, 600, 2);
+    for _ in 0..30 {
+        let writes = bench.writes(40, 0);
+        bench.write_many(&writes);
+        bench.mock.evict_leaves();
+        let key = bench.key();
+        bench.get(&key);
+    }
+    missing_of_absent(&bench, 0);
+    let keys: Vec<Vec<u8>> = bench.model.keys().cloned().collect();
+    let (buckets, known) = (bench.mock.page_ids().len(), bench.hash.filters.bytes());
+    for key in keys.iter().filter(|key| key.last() > Some(&b'1')) {
+        bench.write_one(key, None);
+    }
+    let left = bench.mock.page_ids().len();
+    assert!(left < buckets * 9 / 10, "{left} of {buckets}");
+    assert!(0 < bench.hash.filters.bytes() && bench.hash.filters.bytes() < known);
+    for key in &keys {
+        bench.mock.evict_leaves();
+        bench.get(key);
+    }
+}
+
+#[test]
+fn filters_keep_to_their_memory() {
+    let mut bench = Bench::new(Hash::default(), TINY, 3000, 1);
+    for _ in 0..60 {
+        let writes = bench.writes(60, 0);
+        bench.write_many(&writes);
+        bench.mock.evict_leaves();
+        let (bytes, key) = (bench.hash.filters.bytes(), bench.key());
+        assert!(bytes <= 1 << 14, "{bytes}");
+        bench.get(&key);
+    }
+    let bytes = bench.hash.filters.bytes();
+    assert!(bytes > 1 << 13, "{bytes}");
 }
 
 #[test]

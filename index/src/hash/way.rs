@@ -5,7 +5,7 @@
 //! `bits_max`. A hash has 64 bits: as many whole branches as they suffice for are a *round*, and
 //! the next round takes the bits of the hash with the next seed.
 
-use super::Hash;
+use super::Hasher;
 use super::branch::{HEADER_BYTES, LOCAL_BYTES};
 use super::bucket::around_home;
 use std::ops::Range;
@@ -44,7 +44,7 @@ pub(crate) trait Route {
 /// To the bucket of a key.
 #[derive(Clone, Debug)]
 pub(crate) struct ToKey<'k> {
-    hash: Hash,
+    hash: Hasher,
     key: &'k [u8],
     round: u32,
     /// Bits of this round that are still to be used, at the top.
@@ -57,12 +57,12 @@ pub(crate) struct ToKey<'k> {
 
 impl<'k> ToKey<'k> {
     #[inline]
-    pub(crate) fn new(hash: Hash, key: &'k [u8]) -> Self {
+    pub(crate) fn new(hash: Hasher, key: &'k [u8]) -> Self {
         Self::hashed(hash, key, hash.hash(key, 0))
     }
     /// As `new`, if the first round's hash is known.
     #[inline]
-    pub(crate) fn hashed(hash: Hash, key: &'k [u8], first: u64) -> Self {
+    pub(crate) fn hashed(hash: Hasher, key: &'k [u8], first: u64) -> Self {
         Self { hash, key, round: 0, rest: first, used: 0, last: 0, first }
     }
 }
@@ -143,7 +143,7 @@ impl Place {
     pub(crate) const ROOT: Self = Self { bits: 0, prefix: 0 };
 
     /// The place that `bits` bits lead to on the way of a key.
-    pub(crate) fn of(hash: Hash, key: &[u8], bits: u32, bits_max: u32) -> Self {
+    pub(crate) fn of(hash: Hasher, key: &[u8], bits: u32, bits_max: u32) -> Self {
         let place = Self { bits, prefix: 0 };
         let prefix = hash.hash(key, place.round(bits_max)) & top(place.bits_in_round(bits_max));
         Self { bits, prefix }
@@ -188,13 +188,13 @@ impl Place {
         (hash ^ self.prefix) & top(self.bits_in_round(bits_max)) == 0
     }
     /// The two places that one more bit makes of it; `key` lies there.
-    pub(crate) fn halves(self, hash: Hash, key: &[u8], bits_max: u32) -> [Self; 2] {
+    pub(crate) fn halves(self, hash: Hasher, key: &[u8], bits_max: u32) -> [Self; 2] {
         let of = Self::of(hash, key, self.bits + 1, bits_max);
         let last = 1u64 << (64 - of.bits_in_round(bits_max));
         [Self { prefix: of.prefix & !last, ..of }, Self { prefix: of.prefix | last, ..of }]
     }
     /// Which half a key of this place goes to.
-    pub(crate) fn is_in_upper_half(self, hash: Hash, key: &[u8], bits_max: u32) -> bool {
+    pub(crate) fn is_in_upper_half(self, hash: Hasher, key: &[u8], bits_max: u32) -> bool {
         let (round, bit) = (self.bits / round_bits(bits_max), self.bits % round_bits(bits_max));
         hash.hash(key, round) >> (63 - bit) & 1 == 1
     }

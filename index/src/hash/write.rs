@@ -1,11 +1,12 @@
 //! Writes in the commit turn: first everything that may stop, then the change, which cannot.
 
-use super::Hash;
+use super::absent::Filters;
 use super::branch::{Locals, bits_of};
 use super::bucket::{self, Bucket, Growth, mark_of};
 use super::read::{Path, check_level, corrupt, level_below};
 use super::split::split;
 use super::way::{Place, Route, ToKey, bits_max, share_first_round};
+use super::{Hash, Hasher};
 use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
 use esker_base::PageId;
@@ -44,6 +45,7 @@ fn latch<'a, P: TurnPages>(
 
 /// A key's bucket, latched, with room for the write it was prepared for. Dropping it changes nothing.
 pub struct Prepared<'a, P: TurnPages + 'a> {
+    filters: &'a Filters,
     bucket: P::Write<'a>,
     key: &'a [u8],
     mark: u16,
@@ -59,12 +61,13 @@ impl<P: TurnPages> std::fmt::Debug for Prepared<'_, P> {
 
 /// See [`Kind::prepare`](crate::kind::Kind::prepare).
 pub(crate) fn prepare<'a, P: TurnPages>(
-    hash: Hash,
+    table: &'a Hash,
     pages: &'a P,
     root: &ChildWord,
     key: &'a [u8],
     new: Option<&Value<'_>>,
 ) -> Step<Prepared<'a, P>> {
+    let hash = table.hasher;
     let first = hash.hash(key, 0);
     let mark = mark_of(first);
     loop {
@@ -76,9 +79,16 @@ pub(crate) fn prepare<'a, P: TurnPages>(
             growth.put(bucket, at, key, value);
         }
         if bucket.has_room(growth) {
-            return Ok(Prepared { bucket: page, key, mark, at, deleted: false });
+            return Ok(Prepared {
+                filters: &table.filters,
+                bucket: page,
+                key,
+                mark,
+                at,
+                deleted: false,
+            });
         }
-        split(hash, pages, root, page, key)?;
+        split(table, pages, root, page, key)?;
     }
 }
 
@@ -90,6 +100,9 @@ impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
         }
     }
     fn put(&mut self, value: Value<'_>) -> i64 {
+        if self.at.is_none() {
+            self.filters.will_put(&mut self.bucket, self.mark);
+        }
         let body = self.bucket.body_mut();
         if let Some(i) = self.at {
             self.at = Some(bucket::replace(body, i, self.key, &value));
@@ -122,7 +135,7 @@ fn is_sparse(body: &[u8]) -> bool {
 /// Several only if keys agree in all bits of the first round: the writes come in the order of the first
 /// hash and of the keys, so those to one such bucket need not follow each other.
 pub struct Group<'a, P: TurnPages + 'a> {
-    hash: Hash,
+    table: &'a Hash,
     buckets: Vec<P::Write<'a>>,
     /// For each write the bucket it goes to, if there are several.
     targets: Vec<usize>,
@@ -141,11 +154,12 @@ impl<P: TurnPages> std::fmt::Debug for Group<'_, P> {
 /// # Panics
 /// If there are no writes.
 pub(crate) fn prepare_group<'a, P: TurnPages>(
-    hash: Hash,
+    table: &'a Hash,
     pages: &'a P,
     root: &ChildWord,
     writes: &dyn GroupWrites,
 ) -> Step<Group<'a, P>> {
+    let hash = table.hasher;
     let key = writes.get(0).key;
     let first = hash.hash(key, 0);
     let bits_max = bits_max(pages.content_bytes());
@@ -155,13 +169,13 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
         let place = bucket.place();
         if !place.is_ranked(bits_max) {
             drop(page);
-            return prepare_deep_group(hash, pages, root, writes, first);
+            return prepare_deep_group(table, pages, root, writes, first);
         }
         match fitting(hash, bucket, writes, |first| place.covers(first, bits_max)) {
-            0 => split(hash, pages, root, page, key)?,
+            0 => split(table, pages, root, page, key)?,
             len => {
                 let (buckets, targets) = (vec![page], Vec::new());
-                return Ok(Group { hash, buckets, targets, len, deleted: false });
+                return Ok(Group { table, buckets, targets, len, deleted: false });
             }
         }
     }
@@ -169,7 +183,7 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
 
 /// How many writes, from the first one on, are `inside`, if there is room for all of them; else 0.
 fn fitting(
-    hash: Hash,
+    hash: Hasher,
     bucket: Bucket<'_>,
     writes: &dyn GroupWrites,
     inside: impl Fn(u64) -> bool,
@@ -194,13 +208,13 @@ fn fitting(
 
 /// All writes whose keys have the first round in common, with the buckets of all of them.
 fn prepare_deep_group<'a, P: TurnPages>(
-    hash: Hash,
+    table: &'a Hash,
     pages: &'a P,
     root: &ChildWord,
     writes: &dyn GroupWrites,
     first: u64,
 ) -> Step<Group<'a, P>> {
-    let bits_max = bits_max(pages.content_bytes());
+    let (hash, bits_max) = (table.hasher, bits_max(pages.content_bytes()));
     let mark = |key: &[u8]| mark_of(hash.hash(key, 0));
     'again: loop {
         let (mut buckets, mut growths) = (Vec::<P::Write<'a>>::new(), Vec::<Growth>::new());
@@ -223,12 +237,12 @@ fn prepare_deep_group<'a, P: TurnPages>(
             let bucket = Bucket::new(buckets[target].body());
             growths[target].put(bucket, bucket.find(mark(key), key), key, &value);
             if !bucket.has_room(growths[target]) {
-                split(hash, pages, root, buckets.swap_remove(target), key)?;
+                split(table, pages, root, buckets.swap_remove(target), key)?;
                 continue 'again;
             }
         }
         let len = targets.len();
-        return Ok(Group { hash, buckets, targets, len, deleted: false });
+        return Ok(Group { table, buckets, targets, len, deleted: false });
     }
 }
 
@@ -241,7 +255,7 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
         for i in 0..self.len {
             let GroupWrite { key, value } = writes.get(i);
             let page = &mut self.buckets[self.targets.get(i).copied().unwrap_or(0)];
-            let mark = mark_of(self.hash.hash(key, 0));
+            let mark = mark_of(self.table.hasher.hash(key, 0));
             let bucket = Bucket::new(page.body());
             let at = bucket.find(mark, key);
             if let Some(i) = at
@@ -254,6 +268,7 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
                     bucket::replace(page.body_mut(), i, key, &value);
                 }
                 (None, Some(value)) => {
+                    self.table.filters.will_put(page, mark);
                     bucket::insert(page.body_mut(), mark, key, &value);
                     rows += 1;
                 }
@@ -274,7 +289,7 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
 
 /// The branches above a bucket that is latched, and may be the root.
 pub(crate) fn path_to<'a, P: TurnPages>(
-    hash: Hash,
+    hash: Hasher,
     pages: &'a P,
     root: &ChildWord,
     bucket: &P::Write<'a>,

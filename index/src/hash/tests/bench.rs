@@ -8,6 +8,7 @@ use crate::kind::{
 use crate::mock::Mock;
 use crate::pages::Stop;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 pub(super) const TINY: usize = 1024 - 64;
 pub(super) const USUAL: usize = 8192 - 64;
@@ -67,7 +68,7 @@ pub(super) type Model = BTreeMap<Vec<u8>, Owned>;
 
 /// A table, what it should hold, and the chance that decides what happens next.
 pub(super) struct Bench {
-    pub(super) hash: Hash,
+    pub(super) hash: Rc<Hash>,
     pub(super) mock: Mock,
     pub(super) root: ChildWord,
     pub(super) model: Model,
@@ -77,7 +78,11 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(hash: Hash, content_bytes: usize, keys: usize, seed: u64) -> Self {
+    pub(super) fn new(mut hash: Hash, content_bytes: usize, keys: usize, seed: u64) -> Self {
+        // Filters for all buckets, or for some.
+        let memory = if seed.is_multiple_of(2) { 1 << 20 } else { 1 << 14 };
+        hash.filters = Filters::new(Arc::new(FilterMemory::new(memory)));
+        let hash = Rc::new(hash);
         let mock = Mock::new(content_bytes);
         let root = mock.settle(|| hash.create(&mock));
         let root = ChildWord::new(root, ChildWord::NO_HINT);
@@ -264,7 +269,14 @@ impl Bench {
                     let pages = self.mock.page_ids();
                     self.mock.evict(pages[self.random.below(pages.len())]);
                 }
-                60..65 if held.is_none() => {
+                60..70 => {
+                    self.mock.evict_leaves();
+                    for _ in 0..20 {
+                        let key = self.key();
+                        self.get(&key);
+                    }
+                }
+                70..75 if held.is_none() => {
                     let (view, mut cursor) = (self.mock.cut(), HashCursor::new());
                     let mut seen = Model::new();
                     for _ in 0..self.random.below(40) {
