@@ -109,20 +109,20 @@ mod tests {
         assert_eq!(pace.debt_bytes_max(at(10), 300, MAX), MAX, "nothing is known");
         assert_eq!(pace.debt_bytes_max(at(500), 900, MAX), MAX, "nothing is known yet");
         pace.note(at(1010), 1000, 100, MAX);
-        // A piece takes a second.
+        // A piece takes a second, less an eighth.
         assert_eq!(
             pace.debt_bytes_max(at(2000), 260, MAX),
             MAX,
             "the first one only starts the clock"
         );
         let mut last = 0;
-        for ms in (2000..2750).step_by(50) {
+        for ms in (2000..2650).step_by(50) {
             let line = pace.debt_bytes_max(at(ms), 260, MAX);
-            let wanted = 260 + 740 * (ms - 2000) / 1000;
+            let wanted = 260 + 740 * (ms - 2000) / 875;
             assert!(line.abs_diff(wanted) <= 1, "{ms}: {line}, not {wanted}");
             last = line;
         }
-        for ms in (2750..5000).step_by(50) {
+        for ms in (2650..5000).step_by(50) {
             let line = pace.debt_bytes_max(at(ms), 260, MAX);
             assert!(line >= last && line < MAX, "{ms}: {line} after {last}");
             last = line;
@@ -136,11 +136,11 @@ mod tests {
         pace.note(at(1001), 1000, 600, MAX);
         assert_eq!(pace.debt_bytes_max(at(1001), 600, MAX), 600);
         // Too little to count: the line goes on.
-        pace.note(at(1501), 800, 790, MAX);
-        assert_eq!(pace.debt_bytes_max(at(1501), 800, MAX), 800);
-        // A piece of 3 s: known are 2 s from now on.
+        pace.note(at(1438), 800, 790, MAX);
+        assert_eq!(pace.debt_bytes_max(at(1438), 800, MAX), 799);
+        // A piece of 3 s: known are 2 s, less an eighth, from now on.
         pace.note(at(4001), 990, 400, MAX);
-        assert_eq!(pace.debt_bytes_max(at(5001), 400, MAX), 700);
+        assert_eq!(pace.debt_bytes_max(at(4876), 400, MAX), 700);
     }
 
     #[test]

@@ -61,15 +61,18 @@ impl Store {
         for batch in versions.chunks(BATCH_PAGES) {
             let mut writer = self.lock_writer();
             for (page, version) in batch {
-                if version.address.is_none() {
+                // As it is now, under the writer's lock: it may have been written out, to free its frame, since it was collected.
+                let address = self.versions.update(*page, version.changed_at, |now| now.address);
+                let address = address.unwrap_or(version.address);
+                if address.is_none() {
                     self.stage_version(&mut writer, *page, version, true)
                         .inspect_err(|_| self.abandon(&mut writer))?;
                 } else {
-                    // Written out earlier to free its frame: the map may not know.
+                    // The map may not know.
                     let mut state = self.state.lock();
                     let load = &mut |node, at| self.load_map_node(node, at);
-                    if state.map.get(*page, load)? != version.address {
-                        self.install_in_map(&mut state, *page, version.table, version.address)?;
+                    if state.map.get(*page, load)? != address {
+                        self.install_in_map(&mut state, *page, version.table, address)?;
                     }
                 }
                 if writer.fresh.is_full() {
