@@ -148,7 +148,7 @@ fn log_thread(engine: &Engine) {
 }
 
 /// A background thread that panics leaves work undone that others wait for.
-struct PoisonOnPanic<'a>(&'a Engine);
+pub(crate) struct PoisonOnPanic<'a>(pub(crate) &'a Engine);
 
 impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 //! Who works says which pages come next, reads the first few itself and goes on; the others come in meanwhile. A page that
 //! is on its way when it is needed is waited for. What fails here is met again, and reported, by the work itself.
 
+use crate::background::PoisonOnPanic;
 use crate::engine::Engine;
 use esker_base::PageId;
 use esker_base::sync::{Condvar, Mutex, Ordering};
@@ -74,7 +75,8 @@ impl ReadAhead {
 /// What the thread does until the engine is closed.
 pub(crate) fn read_ahead_thread(engine: &Engine) {
     let ahead = &engine.read_ahead;
-    let guard = NotRunning(ahead);
+    let panicked = PoisonOnPanic(engine);
+    let running = NotRunning(ahead);
     ahead.state.lock().is_running = true;
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -98,7 +100,8 @@ pub(crate) fn read_ahead_thread(engine: &Engine) {
             let _met_again = engine.store.load_many(&batch, View::Current).is_err();
         }
     }
-    drop(guard);
+    drop(running);
+    std::mem::forget(panicked);
 }
 
 /// However the thread ends, nobody waits for it.

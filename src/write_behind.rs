@@ -4,6 +4,7 @@
 //! Nothing depends on when these pages are written. Until then they are dirty pages like others, which a checkpoint
 //! or eviction may write as well; pages given up meanwhile are passed over.
 
+use crate::background::PoisonOnPanic;
 use crate::catalog::TableState;
 use crate::engine::Engine;
 use crate::store::frame::FrameId;
@@ -76,7 +77,8 @@ impl WriteBehind {
 /// What the thread does until the engine is closed.
 pub(crate) fn write_behind_thread(engine: &Engine) {
     let behind = &engine.write_behind;
-    let guard = NotRunning(behind);
+    let panicked = PoisonOnPanic(engine);
+    let running = NotRunning(behind);
     behind.state.lock().is_running = true;
     loop {
         let mut batch = {
@@ -98,7 +100,8 @@ pub(crate) fn write_behind_thread(engine: &Engine) {
             behind.done.notify_all();
         }
     }
-    drop(guard);
+    drop(running);
+    std::mem::forget(panicked);
 }
 
 /// However the thread ends, nobody waits for it.
