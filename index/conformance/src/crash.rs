@@ -1,7 +1,8 @@
 //! Crashes at every I/O operation, of every kind, again during recovery, and lives in a row.
 //!
 //! A history runs once on the simulated disk; before each operation of the disk, clones are taken as
-//! crashes would leave it, and each is opened and compared with the states that may be found.
+//! crashes would leave it, and each is opened and compared with the states that may be found: by
+//! another thread, since the engine is in the middle of a call then.
 
 use crate::choices::mix;
 use crate::generate::{self, Profile};
@@ -9,6 +10,8 @@ use crate::subject::Subject;
 use crate::{Choices, Known, Op, Rng, Runner, Script, Settings, seeds};
 use esker::{Durability, Error, Result};
 use esker_io::sim::{CrashKind, Fault, FaultError, OpKind, SimDisk};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 /// How many ways there are to crash.
@@ -16,6 +19,10 @@ pub const KINDS: usize = CrashKind::ALL.len();
 
 /// How deep crashes go: one during the recovery from one, and one more.
 pub const DEPTH_MAX: u32 = 3;
+
+/// Clones of a disk that wait to be looked at: one operation of a script may do many thousands of the
+/// disk.
+const WAITING_MAX: usize = 64;
 
 /// A disk after a crash, and what may be found on it.
 struct Crashed {
@@ -76,35 +83,44 @@ pub fn index_of(kind: CrashKind) -> usize {
     CrashKind::ALL.iter().position(same).expect("all are in it")
 }
 
-/// Collects what crashes at the operations of a disk would leave. They are looked at later: the
-/// engine is in the middle of a call.
+/// Sends `per_operation` clones before each operation of the disk, each with the step of the history
+/// that did it.
+fn spread(
+    disk: &SimDisk,
+    known: &Arc<Mutex<Known>>,
+    step: &Arc<AtomicUsize>,
+    seed: u64,
+    per_operation: u64,
+    net: SyncSender<(usize, Crashed)>,
+) {
+    let (known, step) = (Arc::clone(known), Arc::clone(step));
+    let mut rng = Rng::new(seed);
+    disk.on_operation(Box::new(move |operation, disk| {
+        let known = known.lock().expect("nobody panics with it");
+        let first = rng.below(1 << 32);
+        for i in 0..per_operation {
+            // In turn, so that all are met equally often, and from a random one on.
+            let kind = kind(first + i, disk, rng.below(1 << 32));
+            let crashed = Crashed {
+                disk: disk.crash_clone(kind, rng.below(1 << 32)),
+                kind,
+                operation,
+                depth: 1,
+                known: known.after_crash(kind == CrashKind::Kill),
+            };
+            // Nobody takes them once a failure was found.
+            let _nobody = net.send((step.load(Ordering::Relaxed), crashed));
+        }
+    }));
+}
+
+/// Clones taken during a recovery; they are looked at after it.
 #[derive(Clone, Default)]
 struct Net(Arc<Mutex<Vec<Crashed>>>);
 
 impl Net {
-    /// Takes `per_operation` clones before each operation of the disk.
-    fn spread(&self, disk: &SimDisk, known: &Arc<Mutex<Known>>, seed: u64, per_operation: u64) {
-        let (net, known) = (self.clone(), Arc::clone(known));
-        let mut rng = Rng::new(seed);
-        disk.on_operation(Box::new(move |operation, disk| {
-            let known = known.lock().expect("nobody panics with it");
-            let first = rng.below(1 << 32);
-            for i in 0..per_operation {
-                // In turn, so that all are met equally often, and from a random one on.
-                let kind = kind(first + i, disk, rng.below(1 << 32));
-                net.0.lock().expect("nobody panics with it").push(Crashed {
-                    disk: disk.crash_clone(kind, rng.below(1 << 32)),
-                    kind,
-                    operation,
-                    depth: 1,
-                    known: known.after_crash(kind == CrashKind::Kill),
-                });
-            }
-        }));
-    }
-
     /// Takes a clone before one in `one_in` operations of the recovery of `from`.
-    fn spread_over_recovery(&self, from: &Crashed, one_in: u64, seed: u64) {
+    fn spread(&self, from: &Crashed, one_in: u64, seed: u64) {
         let net = self.clone();
         let mut rng = Rng::new(seed);
         let depth = from.depth + 1;
@@ -140,7 +156,7 @@ fn recover(
     let net = Net::default();
     let nest = crashed.depth < DEPTH_MAX && rng.one_in(if crashed.depth == 1 { 12 } else { 3 });
     if nest {
-        net.spread_over_recovery(&crashed, 12, rng.next());
+        net.spread(&crashed, 12, rng.next());
     }
     let Crashed { disk, kind, operation, depth, known } = crashed;
     let at = format!("{kind:?} at operation {operation}, depth {depth}");
@@ -214,28 +230,46 @@ pub fn history(
     seed: u64,
     kinds_per_operation: u64,
 ) -> Tally {
-    let mut rng = Rng::new(!seed);
     let disk = SimDisk::new(seed);
     let known = Arc::new(Mutex::new(Known::default()));
-    let net = Net::default();
+    let step = Arc::new(AtomicUsize::new(0));
+    let (net, caught) = sync_channel(WAITING_MAX);
+    spread(&disk, &known, &step, seed, kinds_per_operation, net);
+    let here = |i: usize| format!("in operation {i}, {}", seeds::brief(&script.ops[i]));
+    let run = || {
+        let shared = Arc::new(disk.clone());
+        let mut runner = Runner::open_with(subject.register, shared, script.settings, known)
+            .unwrap_or_else(|error| panic!("open: {error}"));
+        for (i, op) in script.ops.iter().enumerate() {
+            step.store(i, Ordering::Relaxed);
+            if let Err(error) = runner.step(op) {
+                panic!("{}: {error}", here(i));
+            }
+        }
+    };
     let mut tally = Tally::default();
-    net.spread(&disk, &known, seed, kinds_per_operation);
-    let shared = Arc::new(disk.clone());
-    let opened = Runner::open_with(subject.register, shared, script.settings, Arc::clone(&known));
-    let mut runner = opened.unwrap_or_else(|error| panic!("open: {error}"));
-    for (i, op) in script.ops.iter().enumerate() {
-        let result = runner.step(op);
-        let here = || format!("in operation {i}, {}", seeds::brief(op));
-        if let Err(error) = result {
-            panic!("{}: {error}", here());
-        }
-        for crashed in net.take() {
+    let mut rng = Rng::new(!seed);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let ran = seeds::quietly(run);
+            disk.clear_hook();
+            ran
+        });
+        let mut found = Ok(());
+        for (i, crashed) in &caught {
             let settings = script.settings;
-            seeds::quietly(|| recover(subject, crashed, settings, &mut rng, &mut tally))
-                .unwrap_or_else(|message| panic!("{}: {message}", here()));
+            found = seeds::quietly(|| recover(subject, crashed, settings, &mut rng, &mut tally))
+                .map_err(|message| format!("{}: {message}", here(i)));
+            if found.is_err() {
+                break;
+            }
         }
-    }
-    disk.clear_hook();
+        drop(caught);
+        let ran = running.join().expect("its panics were caught");
+        if let Err(message) = found.and(ran) {
+            panic!("{message}");
+        }
+    });
     tally.trace = tally.trace.wrapping_add(disk.trace_hash());
     tally
 }
