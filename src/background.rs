@@ -231,11 +231,7 @@ impl Engine {
             return Ok(true);
         }
         let freed = self.free_given_up()?;
-        if self.store.is_worth_cleaning(DEAD_PERCENT_REST) {
-            // The open segments hold their share of what is dead.
-            self.store.seal_streams()?;
-        }
-        let cleaned = self.clean_up_to(DEAD_PERCENT_REST, CLEAN_STEP_BYTES * 4)?;
+        let cleaned = self.clean_at_rest()?;
         let log_behind = self.wal.position().0 > self.checkpoint_lsn.load(Ordering::Relaxed);
         let waiting = {
             let state = self.store.state.lock();
@@ -245,7 +241,25 @@ impl Engine {
         if due {
             self.checkpoint()?;
         }
+        if cleaned > 0 {
+            let (_, dead_bytes) = self.store.cleanable();
+            self.rest_cleaning.lock().note(dead_bytes, self.store.gain_bytes_min());
+        }
         Ok(due)
+    }
+
+    /// A pass of the cleaner, if it may win something. Returns bytes moved.
+    fn clean_at_rest(&self) -> Result<u64> {
+        let state = (self.store.published(), self.store.versions.count());
+        let (_, dead_bytes) = self.store.cleanable();
+        if !self.rest_cleaning.lock().goes_on(state, dead_bytes) {
+            return Ok(0);
+        }
+        if self.store.is_worth_cleaning(DEAD_PERCENT_REST) {
+            // The open segments hold their share of what is dead.
+            self.store.seal_streams()?;
+        }
+        self.clean_up_to(DEAD_PERCENT_REST, CLEAN_STEP_BYTES * 4)
     }
 
     /// Whether a checkpoint would let a segment go: not if versions are what keeps them.

@@ -4,6 +4,7 @@ use crate::catalog::{Catalog, TableState};
 use crate::kinds::Logic;
 use crate::options::{Durability, Options};
 use crate::read_ahead::ReadAhead;
+use crate::rest::RestCleaning;
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
 use crate::store::{Store, count};
@@ -60,6 +61,7 @@ pub(crate) struct Engine {
     pub(crate) checkpoint_wanted: AtomicBool,
     /// The commit, plus one, at which space was last looked for on a full disk.
     pub(crate) space_sought_at: AtomicU64,
+    pub(crate) rest_cleaning: Mutex<RestCleaning>,
     pub(crate) next_transaction: AtomicU64,
     pub(crate) counters: EngineCounters,
     pub(crate) wake: Wake,
@@ -197,6 +199,7 @@ impl Engine {
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
             space_sought_at: AtomicU64::new(0),
+            rest_cleaning: Mutex::default(),
             next_transaction: AtomicU64::new(1),
             counters: EngineCounters::default(),
             wake: Wake::default(),

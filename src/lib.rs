@@ -73,6 +73,7 @@ mod range;
 mod read_ahead;
 mod record;
 mod repair;
+mod rest;
 mod rows;
 mod snapshot;
 mod stats;

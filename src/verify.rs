@@ -377,11 +377,18 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
     let mut table_bytes = TableBytes::default();
     let mut first_unreached = None;
     let next = store.state.lock().ids.next;
-    for page in (1..next).map(PageId) {
+    let mut from = PageId(1);
+    while from.0 < next {
+        let page = from;
+        from = PageId(page.0 + 1);
         let address = {
             let mut state = store.state.lock();
             match store.lookup(&mut state, page) {
-                Ok(address) => address,
+                Ok(address) => {
+                    // Many in a row have none. A damaged node is met page by page.
+                    from = store.skip_empty(&mut state, from).unwrap_or(from);
+                    address
+                }
                 Err(error @ Error::Corrupt { .. }) => {
                     drop(state);
                     // Many pages are behind one node of the map.

@@ -929,6 +929,44 @@ fn space_comes_back_at_rest() {
     );
 }
 
+/// What a snapshot keeps cannot be cleaned; trying again for ever would write for ever.
+#[test]
+fn work_at_rest_ends_while_a_snapshot_is_held() {
+    let db = Options::new()
+        .page_bytes(1024)
+        .memory_bytes(320 << 10)
+        .log_file_bytes(16 << 10)
+        .log_distance_bytes(8 << 10)
+        .durability(Durability::Os)
+        .open_on(Arc::new(SimDisk::new(1)))
+        .unwrap();
+    let rows = table(&db);
+    let mut n = 1u32;
+    let mut overwrite = |count: u32, len: usize| {
+        for _ in 0..count {
+            n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value: Vec<u8> = (0..len).map(|i| (n >> (i % 24)) as u8).collect();
+            rows.put((n >> 8).rem_euclid(2_000).to_be_bytes(), value).unwrap();
+        }
+    };
+    overwrite(4_000, 60);
+    let mut held = Vec::new();
+    for round in 0..40 {
+        if round % 10 == 0 {
+            held.push(db.snapshot());
+        }
+        overwrite(100, 60);
+        let before = db.stats().checkpoints;
+        db.settle().unwrap();
+        let checkpoints = db.stats().checkpoints - before;
+        assert!(checkpoints < 30, "round {round}: {checkpoints} checkpoints at rest");
+    }
+    drop(held);
+    db.settle().unwrap();
+    let stats = db.stats();
+    assert!(stats.segment_bytes < stats.live_bytes * 3 / 2 + (64 << 10), "{stats:?}");
+}
+
 /// What was given up right before a checkpoint is freed after the next start.
 #[test]
 fn space_given_up_comes_back_after_a_restart() {

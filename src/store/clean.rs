@@ -181,11 +181,24 @@ impl Store {
 
     /// True if more than this share of all segment bytes is dead, the open ones' included.
     pub(crate) fn is_worth_cleaning(&self, dead_percent_max: u64) -> bool {
+        let (bytes, dead) = self.cleanable();
+        let capacity_min = self.state.lock().segments.capacity_min();
+        dead > capacity_min / DEAD_SEGMENTS_MIN && dead * 100 > bytes * dead_percent_max
+    }
+
+    /// Bytes of all segments, and dead ones in those that have live ones too: others wait for a checkpoint, or for a cut to
+    /// be given up.
+    pub(crate) fn cleanable(&self) -> (u64, u64) {
         let state = self.state.lock();
-        let (bytes, live) = state.segments.totals();
-        let dead = bytes - live.min(bytes);
-        dead > state.segments.capacity_min() / DEAD_SEGMENTS_MIN
-            && dead * 100 > bytes * dead_percent_max
+        state.segments.table.values().fold((0, 0), |(bytes, dead), segment| {
+            let unused = segment.bytes.saturating_sub(segment.live);
+            (bytes + segment.bytes, dead + if segment.live > 0 { unused } else { 0 })
+        })
+    }
+
+    /// A pass of the cleaner at rest that wins less was in vain.
+    pub(crate) fn gain_bytes_min(&self) -> u64 {
+        self.state.lock().segments.capacity_min() / DEAD_SEGMENTS_MIN / 16
     }
 
     /// Ends the open segments, so that the cleaner may take them.

@@ -172,6 +172,17 @@ impl Map {
         Ok(self.node(leaf, load)?.entries[slot])
     }
 
+    /// The first page from `page` on that may have an image: steps over the rest of a node without any.
+    pub(crate) fn skip_empty(&mut self, page: PageId, load: LoadNode<'_>) -> Result<PageId> {
+        if !self.covers(page) {
+            return Ok(PageId(u64::MAX));
+        }
+        let (leaf, slot) = self.leaf_of(page);
+        let entries = &self.node(leaf, load)?.entries[slot..];
+        let empty = entries.iter().position(|address| !address.is_none()).unwrap_or(entries.len());
+        Ok(PageId(page.0 + empty as u64))
+    }
+
     /// Changes an entry and returns what was there.
     pub(crate) fn set(
         &mut self,

@@ -393,6 +393,14 @@ impl Store {
         state.map.get(page, &mut |node, address| self.load_map_node(node, address))
     }
 
+    /// The first page from `page` on that may have an image.
+    pub(crate) fn skip_empty(&self, state: &mut State, page: PageId) -> Result<PageId> {
+        let load = &mut |node, address| self.load_map_node(node, address);
+        let in_map = state.map.skip_empty(page, load)?;
+        let in_overlay = state.overlay.range(page..in_map).next();
+        Ok(in_overlay.map_or(in_map, |(page, _)| *page))
+    }
+
     /// Reads the bytes of an image, unchecked.
     pub(crate) fn read_image(&self, address: Address) -> Result<Vec<u8>> {
         let mut image = vec![0; usize::from(address.bytes)];
