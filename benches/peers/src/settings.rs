@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Flags without a value.
-const SWITCHES: &[&str] = &["--big", "--keep", "--topup", "--preload", "--resume", "--spread"];
+const SWITCHES: &[&str] = &["--big", "--keep", "--topup", "--preload", "--resume", "--spread", "--control"];
 
 /// Flags and plain words, taken one by one; what nobody took is an error.
 pub struct Args {
@@ -100,6 +100,8 @@ pub struct Settings {
     pub preload: bool,
     /// Completes a fill that hit its limit.
     pub topup: bool,
+    /// A thread that writes to the bare disk runs beside.
+    pub control: bool,
     /// Leaves the store and the state for a later process.
     pub keep: bool,
     /// Copied to every line.
@@ -134,6 +136,7 @@ impl Settings {
             big: args.switch("--big"),
             preload: args.switch("--preload"),
             topup: args.switch("--topup"),
+            control: args.switch("--control"),
             keep: args.switch("--keep"),
             tag: args.text("--tag").unwrap_or_default(),
             rep: args.number("--rep", 1)?,
@@ -174,6 +177,7 @@ impl Settings {
             ("--big", self.big),
             ("--preload", self.preload),
             ("--topup", self.topup),
+            ("--control", self.control),
             ("--keep", self.keep),
         ];
         args.extend(switches.iter().filter(|(_, on)| *on).map(|(name, _)| name.to_string()));

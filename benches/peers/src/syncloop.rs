@@ -11,11 +11,11 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const FILE_BYTES: u64 = 64 << 20;
-const WRITE_BYTES: usize = 4096;
+pub const WRITE_BYTES: usize = 4096;
 
 pub fn main(words: &[String]) -> Result<()> {
     let mut args = Args::parse(words)?;
@@ -30,30 +30,48 @@ pub fn main(words: &[String]) -> Result<()> {
 pub fn run(dir: &Path, seconds: f64) -> Result<Value> {
     fs::create_dir_all(dir)?;
     watch_device(dir);
-    let path = dir.join("syncloop");
-    let result = timed(&path, Duration::from_secs_f64(seconds));
-    fs::remove_file(&path)?;
-    result
+    timed(&Block::create(&dir.join("syncloop"))?, Duration::from_secs_f64(seconds))
 }
 
-fn timed(path: &Path, limit: Duration) -> Result<Value> {
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-    // Block by block: the page cache remembers the size of a write, and would count more than a
-    // block for each later one.
-    for offset in (0..FILE_BYTES).step_by(WRITE_BYTES) {
-        file.write_all_at(&[0; WRITE_BYTES], offset)?;
-    }
-    file.sync_all()?;
+/// A file of written blocks; it goes when this does.
+pub struct Block {
+    file: fs::File,
+    path: PathBuf,
+}
 
+impl Block {
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        // Block by block: the page cache remembers the size of a write, and would count more than a
+        // block for each later one.
+        for offset in (0..FILE_BYTES).step_by(WRITE_BYTES) {
+            file.write_all_at(&[0; WRITE_BYTES], offset)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    /// Writes the `n`-th block, round and round, and has it synced.
+    pub fn write_and_sync(&self, n: u64) -> std::io::Result<()> {
+        self.file.write_all_at(&[0x5A; WRITE_BYTES], n * WRITE_BYTES as u64 % FILE_BYTES)?;
+        self.file.sync_data()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+fn timed(block: &Block, limit: Duration) -> Result<Value> {
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)?;
-    let block = [0x5A; WRITE_BYTES];
     let before = Counters::now();
     let start = Instant::now();
     let mut ops = 0;
     while start.elapsed() < limit {
         let call = Instant::now();
-        file.write_all_at(&block, ops * WRITE_BYTES as u64 % FILE_BYTES)?;
-        file.sync_data()?;
+        block.write_and_sync(ops)?;
         latencies.saturating_record(call.elapsed().as_nanos() as u64);
         ops += 1;
     }

@@ -4,7 +4,7 @@ use super::{Bench, Sample, Span, Worker};
 use crate::generate::{Perm, value_into};
 use crate::state::{SEED, next};
 use crate::store::{Batch, Result, Session};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering::Release;
 use std::time::Instant;
 
@@ -19,6 +19,9 @@ struct Writer<'a> {
     session: Box<dyn Session + 'a>,
     batch: Batch,
     worker: Worker,
+    start: Instant,
+    /// Writes of each second.
+    by_second: Vec<u64>,
 }
 
 impl<'a> Writer<'a> {
@@ -29,6 +32,8 @@ impl<'a> Writer<'a> {
             session: bench.store().session()?,
             batch: Batch { value_bytes, delete, ..Default::default() },
             worker: Worker::new(0, seed, value_bytes),
+            start: Instant::now(),
+            by_second: Vec::new(),
         })
     }
 
@@ -53,8 +58,25 @@ impl<'a> Writer<'a> {
             _ => self.session.write_batch(&self.batch)?,
         }
         self.worker.lap(start);
+        let second = (self.worker.last - self.start).as_secs() as usize;
+        if second >= self.by_second.len() {
+            self.by_second.resize(second + 1, 0);
+        }
+        self.by_second[second] += self.batch.keys.len() as u64;
         self.batch.clear();
         Ok(())
+    }
+
+    /// Writes in the worst second, in one of a hundred, and in the median one; the last is not whole.
+    fn seconds(&self) -> Map<String, Value> {
+        let mut seconds = self.by_second.clone();
+        seconds.pop();
+        seconds.sort_unstable();
+        let at = |share: f64| seconds.get((seconds.len() as f64 * share) as usize);
+        [("second_min_ops", 0.0), ("second_p1_ops", 0.01), ("second_p50_ops", 0.5)]
+            .into_iter()
+            .filter_map(|(name, share)| Some((name.to_string(), json!(at(share)?))))
+            .collect()
     }
 }
 
@@ -152,6 +174,7 @@ impl Bench {
             let span = Span { threads: 1, ops: 0, min_s, limit_s: min_s };
             sample.ops += overwrite_until(&mut writer, group, span, start)?;
         }
+        sample.extra.extend(writer.seconds());
         sample.seconds = (writer.worker.last - start).as_secs_f64();
         sample.user_write_bytes = sample.ops * (16 + state.value_bytes as u64);
         sample.latencies = Some(writer.worker.latencies);
@@ -174,6 +197,7 @@ impl Bench {
         Ok(Sample {
             ops: done,
             seconds: (writer.worker.last - start).as_secs_f64(),
+            extra: writer.seconds(),
             latencies: Some(writer.worker.latencies),
             user_write_bytes: done * (16 + self.state.value_bytes as u64),
             limited: done < span.ops,

@@ -12,6 +12,7 @@ mod mix;
 pub mod report;
 mod whole;
 
+use crate::control::Control;
 use crate::generate::Rng;
 use crate::metrics::{self, Counters};
 use crate::settings::Settings;
@@ -305,7 +306,11 @@ impl Bench {
         let own_read_calls = Counters::own_read_calls();
         metrics::reset_peak_rss();
         let before = Counters::now();
+        let control = self.settings.control.then(|| Control::start(&self.settings.dir));
         let mut sample = self.work(w, self.span(w))?;
+        if let Some(control) = control {
+            sample.extra.extend(control?.stop()?);
+        }
         sample.worked = Counters::now().since(&before);
         sample.read_calls = sample.worked.read_calls.saturating_sub(own_read_calls);
         (sample.rss_peak, sample.rss_anon) = metrics::rss();
