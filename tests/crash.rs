@@ -176,7 +176,7 @@ fn no_image_number_is_given_twice() {
 }
 
 /// A superblock that a device was writing when the power went may be noise in both slots: the other two are not touched
-/// before it is durable, nor by a recovery of what a process left that died before its sync.
+/// before it is durable, nor by a recovery of what one or two processes left that died before their syncs.
 #[test]
 fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
     const ROWS: u32 = 40;
@@ -200,7 +200,9 @@ fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
         }));
         work();
         disk.clear_hook();
-        std::mem::take(&mut *left.lock().unwrap())
+        let mut left = std::mem::take(&mut *left.lock().unwrap());
+        left.push((CrashKind::Kill, disk.crash_clone(CrashKind::Kill, 0)));
+        left
     };
     let expect_rows = |disk: &SimDisk, after: &str| {
         let opened = open(disk).and_then(|db| db.table("t", Index::BTree));
@@ -221,14 +223,22 @@ fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
     }
     let mut recoveries = 0;
     for (kind, left) in crashes(&disk, 16, &mut || db.checkpoint().unwrap()) {
-        if kind == CrashKind::Kill {
-            for (_, again) in crashes(&left, 8, &mut || expect_rows(&left, "kill")) {
-                expect_rows(&again, "kill, then noise");
-                recoveries += 1;
-            }
-        } else {
+        if kind != CrashKind::Kill {
             expect_rows(&left, "noise");
             recoveries += 1;
+            continue;
+        }
+        for (kind, again) in crashes(&left, 8, &mut || expect_rows(&left, "kill")) {
+            if kind != CrashKind::Kill {
+                expect_rows(&again, "kill, then noise");
+                recoveries += 1;
+                continue;
+            }
+            // Two processes died, each before a sync: two blocks are under way at once.
+            for (_, third) in crashes(&again, 4, &mut || expect_rows(&again, "two kills")) {
+                expect_rows(&third, "two kills, then noise");
+                recoveries += 1;
+            }
         }
     }
     assert!(recoveries > 1000, "{recoveries} recoveries");

@@ -146,6 +146,9 @@ pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
 /// the only ones that the device has.
 pub(crate) fn rewrite(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     let file = disk.open(SUPER_NAME, OpenMode::ReadWrite)?;
+    // A process that died in here may have left one slot on its way to the device: it arrives before the other is
+    // touched. (This counts for nothing if an earlier sync failed; hence the rest.)
+    file.sync()?;
     let first = (superblock.generation % 2) * 2;
     for slot in [first, first + 1] {
         file.write_at(slot * SLOT_BYTES as u64, &superblock.encode())?;
