@@ -9,7 +9,7 @@
 //! `cargo bench --bench gate -- DIRECTORY [ROWS] [MEMORY_MIB]`, 30,000,000 rows unless said; run it under the cap of the
 //! comparisons (`benches/peers/scripts/capped.sh 1024`).
 //!
-//! A surprise would be: a ceiling below twice RocksDB's load in the same minute, or a *flush* far below the ceiling.
+//! A surprise would be: a ceiling below twice the load of `RocksDB` in the same minute, or a *flush* far below the ceiling.
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
