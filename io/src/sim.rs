@@ -111,6 +111,11 @@ impl SimDisk {
         self.state().faults.clear();
     }
 
+    /// Operations that injected faults have made fail so far.
+    pub fn faults_met(&self) -> u64 {
+        self.state().faults_met
+    }
+
     /// Limits what all files together take, in pages of 4096 bytes; writes that need more fail with
     /// [`Error::NoSpace`] after a part. Nothing is taken from files that are larger already.
     pub fn set_capacity(&self, bytes: Option<u64>) {

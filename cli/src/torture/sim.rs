@@ -47,7 +47,8 @@ fn one(seed: u64) -> Simulated {
         1..4 => counts.lives = crash::lives(all, seed).count,
         _ => {
             counts.faults = 1;
-            counts.faults_met = u64::from(fault::with_fault(all, seed, fault::draw(seed).1));
+            let outcome = fault::with_fault(all, seed, fault::draw(seed).fault);
+            counts.faults_met = u64::from(outcome.failed);
         }
     }
     counts

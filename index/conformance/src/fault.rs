@@ -5,9 +5,10 @@
 
 use crate::generate::{self, Profile};
 use crate::subject::Subject;
-use crate::{Choices, Known, Op, Rng, Runner, seeds};
+use crate::{Choices, Known, Op, Rng, Runner, Script, seeds};
 use esker::{Error, Result};
 use esker_io::sim::{CrashKind, Fault, FaultError, OpKind, SimDisk};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// Operations of the disk that can fail.
@@ -37,11 +38,89 @@ fn due<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("without the fault: {error}"))
 }
 
-/// Runs a script with a fault in it. Returns whether any call failed.
+/// How often a fault makes operations fail.
+pub const TIMES: [(&str, u64); 3] = [("once", 1), ("a while", 3), ("for ever", u64::MAX)];
+
+/// What a fault answers.
+pub const ERRORS: [FaultError; 3] = [FaultError::Io, FaultError::NoSpace, FaultError::TooManyFiles];
+
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Operations of the disk failed.
+    pub met: bool,
+    /// A call of the database failed.
+    pub failed: bool,
+}
+
+/// A script and what it runs on.
+struct Case<'s> {
+    subject: Subject<'s>,
+    script: Script,
+    disk: SimDisk,
+    known: Arc<Mutex<Known>>,
+    rng: Rng,
+}
+
+impl<'s> Case<'s> {
+    fn open(&self, disk: &SimDisk, known: Known) -> Result<Runner<'s>> {
+        let known = Arc::new(Mutex::new(known));
+        let register = self.subject.register;
+        Runner::open_with(register, Arc::new(disk.clone()), self.script.settings, known)
+    }
+
+    fn first_open(&self) -> Result<Runner<'s>> {
+        let (disk, known) = (Arc::new(self.disk.clone()), Arc::clone(&self.known));
+        Runner::open_with(self.subject.register, disk, self.script.settings, known)
+    }
+
+    /// The power goes now, and the fault with it: what was promised must be there.
+    fn crash(&mut self) {
+        let kind = self.rng.pick(&CrashKind::ALL);
+        let left = self.disk.crash_clone(kind, self.rng.below(1 << 32));
+        let known = self.known.lock().expect("nobody panics with it").after_crash(false);
+        let runner = self.open(&left, known);
+        let runner = runner.unwrap_or_else(|error| panic!("after {kind:?}: {error}"));
+        due(runner.verify_all());
+    }
+
+    /// Runs the operations. The fault goes before one of them, and the power of a copy of the disk goes after
+    /// the one that met the fault first, and at the end. Returns whether any call failed.
+    fn run(&mut self, runner: &mut Runner<'_>) -> bool {
+        let ops = std::mem::take(&mut self.script.ops);
+        // Rather late: what has not been met by then never is.
+        let mut draw = || self.rng.below(ops.len() as u64 + 1) as usize;
+        let clear_at = draw().max(draw());
+        let (mut failed, mut crashed) = (false, false);
+        for (i, op) in ops.iter().enumerate() {
+            if i == clear_at {
+                self.disk.clear_faults();
+            }
+            if let Err(error) = runner.step(op) {
+                failed = true;
+                assert!(is_due(&error), "operation {i}, {}: {error}", seeds::brief(op));
+                if !runner.is_open() {
+                    self.disk.clear_faults();
+                    let again = runner.open_again();
+                    again.unwrap_or_else(|error| {
+                        panic!("operation {i}, {}, then: {error}", seeds::brief(op))
+                    });
+                }
+            }
+            if !crashed && self.disk.faults_met() > 0 {
+                crashed = true;
+                self.crash();
+            }
+        }
+        failed
+    }
+}
+
+/// Runs a script with a fault in it, then without it, with losses of power at several moments.
 ///
 /// # Panics
 /// If anything but the due errors comes of it.
-pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> bool {
+pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> Outcome {
     let mut rng = Rng::new(seed);
     let profile = Profile {
         ops: (20, 80),
@@ -50,59 +129,33 @@ pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> bool {
         kind: subject.kind,
     };
     let script = generate::script(&mut rng, profile);
-    let disk = SimDisk::new(seed);
-    let known = Arc::new(Mutex::new(Known::default()));
-    let at_open = rng.one_in(4);
+    let (disk, known) = (SimDisk::new(seed), Arc::new(Mutex::new(Known::default())));
+    let mut case = Case { subject, script, disk: disk.clone(), known, rng };
+    let at_open = case.rng.one_in(4);
     if at_open {
         disk.inject(fault.clone());
     }
-    let register = subject.register;
-    let open = || {
-        let (disk, known) = (Arc::new(disk.clone()), Arc::clone(&known));
-        Runner::open_with(register, disk, script.settings, known)
-    };
     let mut failed = false;
-    let mut runner = match open() {
+    let mut runner = match case.first_open() {
         Ok(runner) => runner,
         Err(error) => {
             assert!(at_open && is_due(&error), "open: {error}");
             failed = true;
             disk.clear_faults();
-            open().unwrap_or_else(|error| panic!("opened without the fault: {error}"))
+            let runner = case.first_open();
+            runner.unwrap_or_else(|error| panic!("opened without the fault: {error}"))
         }
     };
     if !at_open {
         disk.inject(fault);
     }
-    let clear_at = rng.below(script.ops.len() as u64 + 1) as usize;
-    for (i, op) in script.ops.iter().enumerate() {
-        if i == clear_at {
-            disk.clear_faults();
-        }
-        if let Err(error) = runner.step(op) {
-            failed = true;
-            assert!(is_due(&error), "operation {i}, {}: {error}", seeds::brief(op));
-            if !runner.is_open() {
-                disk.clear_faults();
-                let again = runner.open_again();
-                again.unwrap_or_else(|error| {
-                    panic!("operation {i}, {}, then: {error}", seeds::brief(op))
-                });
-            }
-        }
-    }
+    failed |= case.run(&mut runner);
     disk.clear_faults();
     // Refused or not, what is there can be read.
     runner.compare_all().unwrap_or_else(|error| panic!("read without the fault: {error}"));
-    if rng.one_in(2) {
+    if case.rng.one_in(2) {
         // The power goes before anything could be put right.
-        let kind = rng.pick(&CrashKind::ALL);
-        let left = disk.crash_clone(kind, seed);
-        let known =
-            Arc::new(Mutex::new(known.lock().expect("nobody panics with it").after_crash(false)));
-        let runner = Runner::open_with(register, Arc::new(left), script.settings, known)
-            .unwrap_or_else(|error| panic!("after {kind:?}: {error}"));
-        due(runner.verify_all());
+        case.crash();
     }
     runner.abandon();
     due(runner.open_again());
@@ -110,39 +163,67 @@ pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> bool {
     due(runner.step(&Op::Checkpoint));
     due(runner.step(&Op::Reopen { close: true }));
     due(runner.compare_all());
-    failed
+    Outcome { met: disk.faults_met() > 0, failed }
 }
 
-/// The fault of a seed, and the number of its kind.
-pub fn draw(seed: u64) -> (usize, Fault) {
+/// What is drawn for a seed.
+#[derive(Clone, Debug)]
+pub struct Draw {
+    /// Indices into [`KINDS`], [`TIMES`] and [`ERRORS`].
+    pub class: [usize; 3],
+    /// The fault.
+    pub fault: Fault,
+}
+
+/// The fault of a seed.
+pub fn draw(seed: u64) -> Draw {
     let mut rng = Rng::new(!seed);
     let kind = (seed % KINDS.len() as u64) as usize;
     let most = match KINDS[kind] {
-        OpKind::Read => 12,
-        _ => rng.pick(&[4, 30, 200]),
+        OpKind::Read => rng.pick(&[1, 2, 6]),
+        OpKind::Open | OpKind::Names | OpKind::Allocate => rng.pick(&[2, 4, 12]),
+        OpKind::SyncDir => 12,
+        OpKind::Write | OpKind::Sync => rng.pick(&[4, 20, 100]),
     };
-    let fault = Fault::new(KINDS[kind], rng.below(most))
-        .times(rng.pick(&[1, 1, 3, u64::MAX]))
-        .on(rng.pick(&["", "", "", "wal-", "seg-", "checkpoint-", "super"]))
-        .error(match KINDS[kind] {
-            OpKind::Open => {
-                rng.pick(&[FaultError::TooManyFiles, FaultError::Io, FaultError::NoSpace])
-            }
-            OpKind::Read | OpKind::SyncDir => FaultError::Io,
-            _ => rng.pick(&[FaultError::Io, FaultError::NoSpace]),
-        });
-    (kind, fault)
+    let times = rng.pick(&[0, 0, 1, 2]);
+    let error = match KINDS[kind] {
+        OpKind::Open => rng.pick(&[0, 1, 2]),
+        OpKind::Read => 0,
+        _ => rng.pick(&[0, 1]),
+    };
+    let fault = Fault::new(KINDS[kind], rng.below(most)).times(TIMES[times].1).error(ERRORS[error]);
+    // The directory has no name.
+    let fault = match KINDS[kind] {
+        OpKind::SyncDir => fault,
+        _ => fault.on(rng.pick(&["", "", "", "", "wal-", "seg-", "checkpoint-", "super"])),
+    };
+    Draw { class: [kind, times, error], fault }
 }
 
-/// Runs `count` seeds; returns how many calls failed with each kind of operation.
-pub fn each(subject: Subject<'_>, count: u64) -> [u32; KINDS.len()] {
-    let failed = Mutex::new([0; KINDS.len()]);
+/// Faults of a class: how many were drawn, how many of them made an operation of the disk fail, and how many a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Seeds.
+    pub drawn: u32,
+    /// Those in which an operation of the disk failed.
+    pub met: u32,
+    /// Those in which a call of the database failed.
+    pub failed: u32,
+}
+
+/// Runs `count` seeds; returns the figures of each class that was drawn, by [`Draw::class`].
+pub fn each(subject: Subject<'_>, count: u64) -> BTreeMap<[usize; 3], Tally> {
+    let tallies = Mutex::new(BTreeMap::<_, Tally>::new());
     seeds::each(count, |seed| {
-        let (kind, fault) = draw(seed);
+        let Draw { class, fault } = draw(seed);
         let text = format!("{fault:?}");
-        let met = seeds::quietly(|| with_fault(subject, seed, fault))
+        let outcome = seeds::quietly(|| with_fault(subject, seed, fault))
             .unwrap_or_else(|message| panic!("{text}: {message}"));
-        failed.lock().expect("nobody panics with it")[kind] += u32::from(met);
+        let mut tallies = tallies.lock().expect("nobody panics with it");
+        let tally = tallies.entry(class).or_default();
+        tally.drawn += 1;
+        tally.met += u32::from(outcome.met);
+        tally.failed += u32::from(outcome.failed);
     });
-    failed.into_inner().expect("nobody panics with it")
+    tallies.into_inner().expect("nobody panics with it")
 }

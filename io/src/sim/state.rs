@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) trace: u64,
 
     pub(super) faults: Vec<Fault>,
+    /// Operations that a fault made fail.
+    pub(super) faults_met: u64,
     pub(super) capacity_bytes: Option<u64>,
 }
 
@@ -48,6 +50,7 @@ impl State {
             operations: 0,
             trace: seed,
             faults: Vec::new(),
+            faults_met: 0,
             capacity_bytes: None,
         }
     }
@@ -72,6 +75,7 @@ impl State {
                 due = Some(fault.io_error());
             }
         }
+        self.faults_met += u64::from(due.is_some());
         due.map_or(Ok(()), |error| Err(Error::from_io(op, file, 0, error)))
     }
 
@@ -178,6 +182,7 @@ impl State {
         left.operations = 0;
         left.trace = seed;
         left.faults.clear();
+        left.faults_met = 0;
         left
     }
 }
