@@ -117,6 +117,8 @@ pub(crate) enum HeaderFault {
 
 impl FileHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let aligned = [self.start.0, self.body_bytes].map(|at| at.is_multiple_of(BLOCK_BYTES));
+        assert!(aligned == [true; 2], "a reader takes a file of whole blocks only: {self:?}");
         let mut out = Vec::with_capacity(to_usize(BLOCK_BYTES));
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());

@@ -142,7 +142,9 @@ impl Wal {
         let last = Arc::clone(self.files.lock().last());
         let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
-        let least_bytes = least_bytes.max((usual / 4).min(FILE_BYTES_MIN));
+        // Whole blocks: the header of a file of another length is not taken for one.
+        let worth_bytes = round_up((usual / 4).min(FILE_BYTES_MIN), BLOCK_BYTES);
+        let least_bytes = least_bytes.max(worth_bytes);
         let plan = Plan {
             header: FileHeader {
                 identity: self.identity,

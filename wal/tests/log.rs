@@ -232,6 +232,25 @@ fn no_space_leaves_the_log_usable() {
     assert_eq!(read_all(&disk).unwrap(), up_to(groups + 100));
 }
 
+/// A quarter of the usual size was not rounded to blocks: the file was written, synced and acknowledged, and no reader took it.
+/// Files double up to the largest, and a quarter of nine blocks is none.
+#[test]
+fn a_smaller_file_than_wanted_is_read_whatever_the_usual_size_is() {
+    for blocks in 4..40 {
+        let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+        let bytes = blocks * 4096;
+        let log = Log::create(disk.shared(), options(bytes, bytes)).unwrap();
+        disk.faults.file_bytes_max.store(bytes - 1, Ordering::SeqCst);
+        for _ in 0..400 {
+            log.put(500).unwrap();
+        }
+        log.sync(log.wal.position()).unwrap();
+        assert!(log.wal.stats().files > 1, "{blocks} blocks");
+        let read = read_all(&disk).unwrap_or_else(|error| panic!("{blocks} blocks: {error}"));
+        assert_eq!(read, up_to(400), "{blocks} blocks");
+    }
+}
+
 #[test]
 fn a_file_that_could_not_be_named_is_made_again() {
     let disk = FaultDisk::new(Arc::new(MemDisk::new()));
