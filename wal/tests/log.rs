@@ -192,12 +192,12 @@ fn all_who_wait_for_a_failed_sync_learn_of_it() {
     let log = Log::create(disk.shared(), options(SMALL, SMALL)).unwrap();
     disk.faults.sync_ms.store(30, Ordering::SeqCst);
     disk.faults.sync_fails.store(true, Ordering::SeqCst);
+    // All appended before: who comes after the failure is told something else.
+    let ends = [(); 4].map(|()| log.put(10).unwrap().1);
     thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let (_, end) = log.put(10).unwrap();
-                assert!(matches!(log.sync(end), Err(Error::Unknown { .. })));
-            });
+        for end in ends {
+            let log = &log;
+            scope.spawn(move || assert!(matches!(log.sync(end), Err(Error::Unknown { .. }))));
         }
     });
     assert_eq!(
