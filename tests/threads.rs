@@ -353,6 +353,53 @@ fn a_checkpoint_writes_what_its_cut_sees() {
     }
 }
 
+/// What is committed and synced while a checkpoint writes lies in files of the log that it must not give back.
+#[test]
+fn a_checkpoint_keeps_the_log_behind_its_cut() {
+    const ROWS: u32 = 800;
+    let open = |disk: &SimDisk| {
+        let options = Options::new().page_bytes(1024).memory_bytes(2 << 20);
+        let options = options.log_file_bytes(16 << 10).durability(Durability::Os);
+        options.open_on(Arc::new(disk.clone())).unwrap()
+    };
+    let disk = SimDisk::new(6);
+    let db = open(&disk);
+    let table = db.table("t", Index::BTree).unwrap();
+    let put = |n: u32, round: u8| table.put(n.to_be_bytes(), [round; 60]).unwrap();
+    (0..ROWS).for_each(|n| put(n, 1));
+    // Then the checkpoint has nothing of the log to sync, and begins with pages.
+    db.sync().unwrap();
+    let (begin, begun) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel();
+    let late = std::thread::scope(|scope| {
+        let (put, db) = (&put, &db);
+        scope.spawn(move || {
+            begun.recv().unwrap();
+            (0..ROWS).for_each(|n| put(n, 2));
+            db.sync().unwrap();
+            end.send(()).unwrap();
+        });
+        let slot = Arc::new(Mutex::new(None));
+        let (seen, mut before) = (Arc::clone(&slot), 0);
+        disk.on_operation(Box::new(move |_, _| {
+            before += 1;
+            if before == 2 {
+                begin.send(()).unwrap();
+                *seen.lock().unwrap() = ended.recv_timeout(Duration::from_mins(1)).ok();
+            }
+        }));
+        db.checkpoint().unwrap();
+        disk.clear_hook();
+        slot.lock().unwrap().take()
+    });
+    assert_eq!(late, Some(()), "commits wait for the pages of a checkpoint");
+    let db = open(&disk.crash_clone(CrashKind::None, 1));
+    let table = db.open_table("t").unwrap();
+    for n in 0..ROWS {
+        assert_eq!(table.get(n.to_be_bytes()).unwrap(), Some(vec![2; 60]), "row {n}");
+    }
+}
+
 const WRITERS: usize = 3;
 /// Rows of each writer; together more than fits in memory.
 const ROWS: u32 = 120;
