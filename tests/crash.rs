@@ -221,14 +221,24 @@ fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
             db.checkpoint().unwrap();
         }
     }
-    let mut recoveries = 0;
+    let slots = |disk: &SimDisk| {
+        let mut bytes = vec![0; 16 << 10];
+        disk.open("super", OpenMode::Read).unwrap().read_at(0, &mut bytes).unwrap();
+        bytes
+    };
+    let before = slots(&disk);
+    let (mut recoveries, mut written) = (0, 0);
     for (kind, left) in crashes(&disk, 16, &mut || db.checkpoint().unwrap()) {
         if kind != CrashKind::Kill {
             expect_rows(&left, "noise");
             recoveries += 1;
             continue;
         }
-        for (kind, again) in crashes(&left, 8, &mut || expect_rows(&left, "kill")) {
+        // Where the device may not have what the process wrote, all four slots may be noise in the end: one draw in fifteen.
+        // That is so at the second write and at the sync.
+        written += u64::from(slots(&left) != before);
+        let seeds = if (1..=3).contains(&written) { 64 } else { 4 };
+        for (kind, again) in crashes(&left, seeds, &mut || expect_rows(&left, "kill")) {
             if kind != CrashKind::Kill {
                 expect_rows(&again, "kill, then noise");
                 recoveries += 1;
@@ -242,6 +252,39 @@ fn noise_in_the_block_under_way_takes_one_superblock_at_most() {
         }
     }
     assert!(recoveries > 1000, "{recoveries} recoveries");
+}
+
+/// Who has waited for a ticket has a commit that survives the loss of power, and all before it.
+#[test]
+fn a_commit_whose_ticket_was_waited_for_survives() {
+    let disk = SimDisk::new(8);
+    let open = |disk: &SimDisk| {
+        let options = Options::new().page_bytes(1024).memory_bytes(256 << 10);
+        options.open_on(Arc::new(disk.clone())).unwrap()
+    };
+    let db = open(&disk);
+    let table = db.table("t", Index::BTree).unwrap();
+    for round in 0..20u8 {
+        let mut tickets: Vec<_> =
+            (0..4).map(|n| table.submit([round, n], [round; 40]).unwrap()).collect();
+        // Any of them, or the last, by waiting or by awaiting.
+        let waited = tickets.swap_remove(usize::from(round) % 4);
+        if round % 2 == 0 {
+            waited.wait().unwrap();
+        } else {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let ready = std::pin::pin!(waited).poll(&mut context);
+            assert!(
+                matches!(ready, std::task::Poll::Ready(Ok(()))),
+                "there is no thread to wait for"
+            );
+        }
+        let left = open(&disk.crash_clone(CrashKind::None, u64::from(round)));
+        let table = left.open_table("t").unwrap();
+        for n in 0..=round % 4 {
+            assert_eq!(table.get([round, n]).unwrap(), Some(vec![round; 40]), "{round} {n}");
+        }
+    }
 }
 
 /// Two tables, one batch, power loss at every operation: both rows or none.

@@ -147,6 +147,33 @@ fn a_superblock_that_failed_is_not_tried_again() {
     }
 }
 
+/// What a checkpoint that met the end of the disk has staged is not in any file: the next try writes all of it.
+#[test]
+fn a_checkpoint_that_is_tried_again_leaves_nothing_out() {
+    let mut met = 0;
+    for nth in 0..200 {
+        let disk = SimDisk::new(nth);
+        let db = open(&disk);
+        let table = db.table("t", Index::BTree).unwrap();
+        (0..300).for_each(|n| table.put(key(n), value(n)).unwrap());
+        db.checkpoint().unwrap();
+        (0..300).rev().for_each(|n| table.put(key(n), value(n + 1)).unwrap());
+        disk.inject(Fault::new(OpKind::Write, nth).on("seg-").error(FaultError::NoSpace));
+        db.checkpoint().unwrap();
+        let is_met = disk.faults_met() > 0;
+        met += u32::from(is_met);
+        let db = open(&disk.crash_clone(CrashKind::None, nth));
+        let table = db.open_table("t").unwrap();
+        (0..300).for_each(|n| assert_eq!(table.get(key(n)).unwrap(), Some(value(n + 1)), "{nth}"));
+        let found = db.verify().unwrap();
+        assert!(found.is_sound(), "nth {nth}: {:?}", found.damage);
+        if !is_met {
+            break;
+        }
+    }
+    assert!(met > 3, "{met} writes of a checkpoint failed");
+}
+
 /// Puts rows until the disk is full, also after what the engine can clean; returns how many there are.
 fn fill(table: &Table) -> u32 {
     let (mut rows, mut refused) = (0, 0);
