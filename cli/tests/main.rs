@@ -10,6 +10,7 @@
 mod formats;
 mod import;
 mod kinds;
+mod limits;
 mod place;
 mod repair;
 mod report;
