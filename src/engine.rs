@@ -7,7 +7,7 @@ use crate::read_ahead::ReadAhead;
 use crate::rest::RestCleaning;
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
-use crate::store::{Store, count};
+use crate::store::{Stalls, Store};
 use crate::ticket::Waiters;
 use crate::turn::Turn;
 use crate::work::Working;
@@ -109,11 +109,11 @@ pub(crate) struct EngineCounters {
     pub(crate) deletes: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
-    pub(crate) log_stalls: AtomicU64,
-    pub(crate) debt_stalls: AtomicU64,
+    pub(crate) log_stalls: Stalls,
+    pub(crate) debt_stalls: Stalls,
     pub(crate) work_steps: AtomicU64,
     pub(crate) work_attached: AtomicU64,
-    pub(crate) reserve_refills: AtomicU64,
+    pub(crate) reserve_refills: Stalls,
 }
 
 /// Pages that an operation was missing lately. One of them missing again was pushed out by the others.
@@ -277,8 +277,9 @@ impl Engine {
                         "an operation needs more pages at once than may be set aside",
                     ));
                 }
-                count(&self.counters.reserve_refills, 1);
-                self.refill_reserve(8 << tries.stops.min(12))
+                self.counters
+                    .reserve_refills
+                    .during(&*self.store.disk, || self.refill_reserve(8 << tries.stops.min(12)))
             }
             Stop::Behind => self.catch_up(),
             Stop::Corrupt { page, detail } => Err(self.corrupt(page, &detail)),
@@ -460,7 +461,12 @@ impl Engine {
 
     /// Log room for a group of `bytes`, before the turn. One that only deletes may use the reserve.
     pub(crate) fn make_log_room(&self, bytes: usize, deletes: bool) -> Result<()> {
-        count(&self.counters.log_stalls, 1);
+        self.counters
+            .log_stalls
+            .during(&*self.store.disk, || self.make_log_room_now(bytes, deletes))
+    }
+
+    fn make_log_room_now(&self, bytes: usize, deletes: bool) -> Result<()> {
         let mut made = self.wal.make_room(bytes);
         if matches!(made, Err(Error::NoSpace { .. })) && self.make_space() {
             made = self.wal.make_room(bytes);

@@ -2,55 +2,81 @@
 //!
 //! Debt falls at once when a long piece of work ends, so writers that ran free until it reached its limit would then
 //! stand still for seconds. Instead debt may grow only as fast as work gets on: along a line from where it was when the last piece
-//! of work ended to the limit, over the time that a piece took lately. Past that time the line flattens and never reaches the
-//! limit; writers are slow then but do not stand.
+//! of work ended to the limit, over the time that a piece took lately. A piece that takes longer, and nobody knows by how much, is
+//! expected to take as long again as it has taken: past three quarters of its time the line is a hyperbola. It never meets the
+//! limit, and what it gains in a millisecond is more than a row even after many times the usual time, so writers are slow
+//! then but do not stand.
+//!
+//! While no piece has ended, one is expected to take as long as it had taken when debt began to matter.
 
-use esker_base::sync::{AtomicU64, Ordering};
+use esker_base::sync::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Below this share of the limit (1 / `FREE`) nobody is slowed down.
 pub(crate) const FREE: u64 = 4;
 /// A piece of work counts if it takes this share of the limit (1 / `PIECE`) off the debt.
 const PIECE: u64 = 8;
-/// Shares of the line are in units of 1 / `ONE`.
-const ONE: u64 = 1 << 16;
-/// Share of the line that is straight; past it, what is left halves each time that so much passes as was left there.
-const STRAIGHT: u64 = ONE / 4 * 3;
+/// Of the time that a piece takes, and of the way to the limit, the share past which the line is no longer straight is 1 - 1 / `BENT`.
+const BENT: u128 = 4;
 /// No piece counts for more: work may have been kept from going on for other reasons.
 const PIECE_NS_MAX: u64 = 30_000_000_000;
+/// None counts for less, while it is not known how long they take.
+const PIECE_NS_FIRST_MIN: u64 = 10_000_000;
 
 /// The pace of one table's writers.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// When the piece of work under way was first seen to matter, in ns; 0 if it does not.
+    /// When the work under way began, in ns; 0 if there is none.
+    work_ns: AtomicU64,
+    /// When the line begins, in ns; 0 while debt does not matter.
     began_ns: AtomicU64,
     /// Debt at that time.
     began_bytes: AtomicU64,
-    /// How long pieces of work took lately, in ns; 0 while that is not known.
+    /// How long pieces of work took lately, or the first one is expected to take, in ns; 0 before there was any.
     piece_ns: AtomicU64,
+    /// A piece of work has ended.
+    is_known: AtomicBool,
 }
 
 impl Pace {
-    /// Debt that there may be at `now`.
+    /// Debt that there may be at `now`, given that there is `debt_bytes`, which matters: less than `max_bytes`, unless that is 0.
     pub(crate) fn debt_bytes_max(&self, now: Duration, debt_bytes: u64, max_bytes: u64) -> u64 {
         let now_ns = nanos(now);
-        let piece_ns = self.piece_ns.load(Ordering::Relaxed);
-        let began_ns = self.began_ns.load(Ordering::Relaxed);
+        let mut began_ns = self.began_ns.load(Ordering::Relaxed);
         if began_ns == 0 {
             // If two see it at once, either will do.
-            self.began_bytes.store(debt_bytes, Ordering::Relaxed);
-            self.began_ns.store(now_ns, Ordering::Relaxed);
-        }
-        if began_ns == 0 || piece_ns == 0 {
-            return max_bytes;
+            self.begin(now_ns, debt_bytes);
+            began_ns = now_ns;
         }
         let began_bytes = self.began_bytes.load(Ordering::Relaxed).max(max_bytes / FREE);
         let left_bytes = max_bytes.saturating_sub(began_bytes);
-        let gone_ns = now_ns.saturating_sub(began_ns).min(piece_ns.saturating_mul(ONE));
-        let time = u128::from(gone_ns) * u128::from(ONE) / u128::from(piece_ns);
-        let share = u128::from(share_of(u64::try_from(time).unwrap_or(u64::MAX)));
-        let way = u128::from(left_bytes) * share / u128::from(ONE);
-        began_bytes + u64::try_from(way).unwrap_or(left_bytes)
+        let gone_ns = now_ns.saturating_sub(began_ns);
+        began_bytes + way(left_bytes, gone_ns, self.piece_ns.load(Ordering::Relaxed).max(1))
+    }
+
+    /// The line begins here.
+    fn begin(&self, now_ns: u64, debt_bytes: u64) {
+        if !self.is_known.load(Ordering::Relaxed) {
+            let age_ns = match self.work_ns.load(Ordering::Relaxed) {
+                0 => 0,
+                work_ns => now_ns.saturating_sub(work_ns),
+            };
+            self.piece_ns.store(age_ns.clamp(PIECE_NS_FIRST_MIN, PIECE_NS_MAX), Ordering::Relaxed);
+        }
+        self.began_bytes.store(debt_bytes, Ordering::Relaxed);
+        self.began_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Background work goes on.
+    pub(crate) fn note_work(&self, now: Duration) {
+        if self.work_ns.load(Ordering::Relaxed) == 0 {
+            self.work_ns.store(nanos(now), Ordering::Relaxed);
+        }
+    }
+
+    /// There is no work to do.
+    pub(crate) fn note_rest(&self) {
+        self.work_ns.store(0, Ordering::Relaxed);
     }
 
     /// Background work has ended a piece, and debt has changed.
@@ -65,27 +91,36 @@ impl Pace {
         let began_ns = self.began_ns.load(Ordering::Relaxed);
         if began_ns != 0 {
             let took_ns = now_ns.saturating_sub(began_ns).clamp(1, PIECE_NS_MAX);
-            let known_ns = self.piece_ns.load(Ordering::Relaxed);
-            // Half of what was known: pieces of work differ, and load changes.
             // A little less than it took: who is fast is to find the next piece of work waiting.
             let took_ns = took_ns - took_ns / 8;
-            let piece_ns = if known_ns == 0 { took_ns } else { known_ns.midpoint(took_ns) };
+            // Half of what was known: pieces of work differ, and load changes.
+            let piece_ns = if self.is_known.load(Ordering::Relaxed) {
+                self.piece_ns.load(Ordering::Relaxed).midpoint(took_ns)
+            } else {
+                took_ns
+            };
             self.piece_ns.store(piece_ns, Ordering::Relaxed);
+            self.is_known.store(true, Ordering::Relaxed);
         }
+        self.work_ns.store(now_ns, Ordering::Relaxed);
         let still = after_bytes * FREE > max_bytes;
         self.began_bytes.store(after_bytes, Ordering::Relaxed);
         self.began_ns.store(if still { now_ns } else { 0 }, Ordering::Relaxed);
     }
 }
 
-/// Of the way to the limit, after so much of the time that a piece of work takes: straight at first, then ever flatter.
-fn share_of(time: u64) -> u64 {
-    let Some(past) = time.checked_sub(STRAIGHT) else { return time };
-    let left = ONE - STRAIGHT;
-    // Halved for each whole `left`, and along a line between.
-    let halves = u32::try_from(past / left).unwrap_or(u32::MAX);
-    let here = left.checked_shr(halves).unwrap_or(0);
-    ONE - here + here / 2 * (past % left) / left
+/// How much of `left_bytes` may be used up after `gone_ns`, if all that takes `piece_ns`.
+fn way(left_bytes: u64, gone_ns: u64, piece_ns: u64) -> u64 {
+    let (left, gone, piece) = (u128::from(left_bytes), u128::from(gone_ns), u128::from(piece_ns));
+    let way = match (gone * BENT).checked_sub(piece * (BENT - 1)) {
+        None => left * gone / piece,
+        // The last part of the way, of which a share remains that falls with the time gone; as steep as the line where they meet.
+        Some(past) => {
+            let rest = (left * piece).div_ceil(BENT * (piece + past));
+            left - rest.min(left)
+        }
+    };
+    u64::try_from(way).unwrap_or(left_bytes)
 }
 
 /// Never 0.
@@ -97,50 +132,70 @@ fn nanos(now: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const MAX: u64 = 1000;
+    const MAX: u64 = 1_000_000;
+    const ROW_BYTES: u64 = 100;
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    #[test]
-    fn debt_follows_the_time_that_work_takes_and_never_meets_the_limit() {
+    /// A pace that knows that a piece takes so long; no debt matters.
+    fn knowing(ms: u64) -> Pace {
         let pace = Pace::default();
-        assert_eq!(pace.debt_bytes_max(at(10), 300, MAX), MAX, "nothing is known");
-        assert_eq!(pace.debt_bytes_max(at(500), 900, MAX), MAX, "nothing is known yet");
-        pace.note(at(1010), 1000, 100, MAX);
-        // A piece takes a second, less an eighth.
-        assert_eq!(
-            pace.debt_bytes_max(at(2000), 260, MAX),
-            MAX,
-            "the first one only starts the clock"
-        );
-        let mut last = 0;
-        for ms in (2000..2650).step_by(50) {
-            let line = pace.debt_bytes_max(at(ms), 260, MAX);
-            let wanted = 260 + 740 * (ms - 2000) / 875;
-            assert!(line.abs_diff(wanted) <= 1, "{ms}: {line}, not {wanted}");
-            last = line;
+        pace.debt_bytes_max(at(1), MAX / FREE, MAX);
+        pace.note(at(1 + ms * 8 / 7), MAX, 0, MAX);
+        assert!(pace.piece_ns.load(Ordering::Relaxed).abs_diff(ms * 1_000_000) < 1_000_000);
+        pace
+    }
+
+    #[test]
+    fn debt_follows_the_time_that_work_takes() {
+        let pace = knowing(875);
+        for ms in (0..650).step_by(50) {
+            let line = pace.debt_bytes_max(at(2000 + ms), 260_000, MAX);
+            let wanted = 260_000 + 740_000 * ms / 875;
+            assert!(line.abs_diff(wanted) < 1000, "{ms}: {line}, not {wanted}");
         }
-        for ms in (2650..5000).step_by(50) {
-            let line = pace.debt_bytes_max(at(ms), 260, MAX);
-            assert!(line >= last && line < MAX, "{ms}: {line} after {last}");
-            last = line;
+    }
+
+    #[test]
+    fn however_long_work_takes_writers_go_on() {
+        let first = Pace::default();
+        first.note_work(at(1500));
+        for (name, pace) in [("known", knowing(500)), ("first", first)] {
+            let mut line = pace.debt_bytes_max(at(2000), 250_000, MAX);
+            // Ten times the time that it should take, in steps of the longest wait.
+            for ms in (2100..7000).step_by(100) {
+                let now = pace.debt_bytes_max(at(ms), line, MAX);
+                assert!(now >= line + ROW_BYTES && now < MAX, "{name}, {ms}: {now} after {line}");
+                line = now;
+            }
         }
+    }
+
+    #[test]
+    fn the_first_piece_is_expected_to_take_as_long_again_as_it_has() {
+        let pace = Pace::default();
+        pace.note_work(at(100));
+        pace.note_rest();
+        pace.note_work(at(1000));
+        pace.note_work(at(1200));
+        assert_eq!(pace.debt_bytes_max(at(1400), 250_000, MAX), 250_000);
+        assert_eq!(pace.debt_bytes_max(at(1500), 260_000, MAX), 250_000 + 750_000 / 4);
     }
 
     #[test]
     fn a_piece_that_leaves_debt_starts_the_line_there() {
         let pace = Pace::default();
-        pace.debt_bytes_max(at(1), 300, MAX);
-        pace.note(at(1001), 1000, 600, MAX);
-        assert_eq!(pace.debt_bytes_max(at(1001), 600, MAX), 600);
+        pace.debt_bytes_max(at(1), 300_000, MAX);
+        pace.note(at(1001), MAX, 600_000, MAX);
+        assert_eq!(pace.debt_bytes_max(at(1001), 600_000, MAX), 600_000);
         // Too little to count: the line goes on.
-        pace.note(at(1438), 800, 790, MAX);
-        assert_eq!(pace.debt_bytes_max(at(1438), 800, MAX), 799);
+        pace.note(at(1438), 800_000, 790_000, MAX);
+        assert!(pace.debt_bytes_max(at(1438), 800_000, MAX).abs_diff(799_771) <= 1);
         // A piece of 3 s: known are 2 s, less an eighth, from now on.
-        pace.note(at(4001), 990, 400, MAX);
-        assert_eq!(pace.debt_bytes_max(at(4876), 400, MAX), 700);
+        pace.note(at(4001), 990_000, 400_000, MAX);
+        assert_eq!(pace.debt_bytes_max(at(4876), 400_000, MAX), 700_000);
     }
 
     #[test]

@@ -106,16 +106,24 @@ stats! {
     reserve_bytes,
     /// Times that an operation found no free frame.
     stalls_frames,
+    /// The longest that one took to have one, in nanoseconds.
+    stalls_frames_ns_max,
     /// Times that a commit found no room in the log.
     stalls_log,
+    /// The longest that making room took, in nanoseconds.
+    stalls_log_ns_max,
     /// Times that a commit found the turn's reserve of frames empty.
     stalls_reserve,
+    /// The longest that filling it took, in nanoseconds: waits for frames are part of it.
+    stalls_reserve_ns_max,
     /// Steps of the indexes' background work.
     work_steps,
     /// Outcomes of background work that became part of their tables.
     work_attached,
     /// Times that a writer waited for background work.
     debt_stalls,
+    /// The longest that one waited, in nanoseconds.
+    debt_stalls_ns_max,
 }
 
 impl Stats {
@@ -167,12 +175,16 @@ impl Stats {
             live_bytes,
             log_file_bytes: wal.disk_bytes,
             reserve_bytes: engine.store.disk_reserve.bytes(),
-            stalls_frames: get(&store.frame_stalls),
-            stalls_log: get(&own.log_stalls),
-            stalls_reserve: get(&own.reserve_refills),
+            stalls_frames: get(&store.frame_stalls.count),
+            stalls_frames_ns_max: get(&store.frame_stalls.ns_max),
+            stalls_log: get(&own.log_stalls.count),
+            stalls_log_ns_max: get(&own.log_stalls.ns_max),
+            stalls_reserve: get(&own.reserve_refills.count),
+            stalls_reserve_ns_max: get(&own.reserve_refills.ns_max),
             work_steps: get(&own.work_steps),
             work_attached: get(&own.work_attached),
-            debt_stalls: get(&own.debt_stalls),
+            debt_stalls: get(&own.debt_stalls.count),
+            debt_stalls_ns_max: get(&own.debt_stalls.ns_max),
             tables: tables.collect(),
         }
     }

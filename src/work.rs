@@ -179,6 +179,10 @@ impl Engine {
         table.note_work(None);
         count(&self.counters.work_steps, 1);
         match work {
+            Work::None => table.pace.note_rest(),
+            _ => table.pace.note_work(self.store.disk.now()),
+        }
+        match work {
             // What was set aside before it was known that there is nothing to do: or no other table would
             // ever come to it.
             Work::None => self.release(working),
@@ -357,13 +361,22 @@ impl Engine {
             return Ok(());
         }
         self.work_wake.wake();
-        loop {
+        if self.may_write_on(table)? {
+            return Ok(());
+        }
+        self.counters.debt_stalls.during(&*self.store.disk, || self.wait_for_work(table))
+    }
+
+    /// Whether the table's debt is where it may be by now.
+    fn may_write_on(&self, table: &TableState) -> Result<bool> {
+        let (debt, max) = table.index.debt();
+        let allowed = table.pace.debt_bytes_max(self.store.disk.now(), debt, max);
+        Ok(debt <= allowed && debt < max || !table.may_wait_for_work()?)
+    }
+
+    fn wait_for_work(&self, table: &TableState) -> Result<()> {
+        while !self.may_write_on(table)? {
             let (debt, max) = table.index.debt();
-            let allowed = table.pace.debt_bytes_max(self.store.disk.now(), debt, max);
-            if debt <= allowed && debt < max || !table.may_wait_for_work()? {
-                return Ok(());
-            }
-            count(&self.counters.debt_stalls, 1);
             self.check_writable()?;
             if table.dropped.load(Ordering::Relaxed) {
                 return Ok(());
@@ -375,6 +388,7 @@ impl Engine {
                 self.worked.wait(DEBT_WAIT);
             }
         }
+        Ok(())
     }
 
     /// A write found no room before background work has gone on.

@@ -260,33 +260,45 @@ impl Store {
     /// A free frame, made free if need be. The caller holds no pin and no latch, and not the writer
     /// lock.
     pub(crate) fn take_frame(&self) -> Result<FrameId> {
-        let mut rounds = 0;
+        match self.take_frame_of_clean() {
+            Some(frame) => Ok(frame),
+            None => self.counters.frame_stalls.during(&*self.disk, || self.wait_for_frame()),
+        }
+    }
+
+    /// A free frame, or that of a clean page.
+    fn take_frame_of_clean(&self) -> Option<FrameId> {
         let mut backoff = Backoff::default();
         loop {
             if let Some(frame) = self.frames.take() {
-                return Ok(frame);
+                return Some(frame);
             }
             // A few frames that come and go are not enough: a descent whose pages push each other out
             // would never end.
             if self.evict(EVICT_BATCH) == EVICT_BATCH {
                 continue;
             }
-            if self.frames.available() > 0 && backoff.is_short() {
-                // Some are free, but for readers who may still look at them: those are quick.
-                backoff.wait();
-                continue;
+            if self.frames.available() == 0 || !backoff.is_short() {
+                return None;
             }
-            backoff = Backoff::default();
-            rounds += 1;
-            count(&self.counters.frame_stalls, 1);
+            // Some are free, but for readers who may still look at them: those are quick.
+            backoff.wait();
+        }
+    }
+
+    #[cold]
+    fn wait_for_frame(&self) -> Result<FrameId> {
+        const ROUNDS_MAX: usize = 10_000;
+        for _ in 0..ROUNDS_MAX {
             self.relieve((self.frames.count() as usize / 8).clamp(EVICT_BATCH, 64))?;
-            if rounds > 10_000 {
-                return Err(Error::invalid(
-                    "memory_bytes too small",
-                    format!("no frame of {} could be freed", self.frames.count()),
-                ));
+            if let Some(frame) = self.take_frame_of_clean() {
+                return Ok(frame);
             }
         }
+        Err(Error::invalid(
+            "memory_bytes too small",
+            format!("no frame of {} could be freed", self.frames.count()),
+        ))
     }
 
     /// Makes frames free: writes dirty pages and evicts.

@@ -261,12 +261,31 @@ pub(crate) struct Counters {
     pub(crate) image_bytes_written: AtomicU64,
     pub(crate) evictions: AtomicU64,
     pub(crate) versions_kept: AtomicU64,
-    pub(crate) frame_stalls: AtomicU64,
+    pub(crate) frame_stalls: Stalls,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint_ns: AtomicU64,
     pub(crate) cleaned_segments: AtomicU64,
     pub(crate) cleaned_bytes: AtomicU64,
     pub(crate) segments_removed: AtomicU64,
+}
+
+/// How often somebody waited for one reason, and for how long at most.
+#[derive(Debug, Default)]
+pub(crate) struct Stalls {
+    pub(crate) count: AtomicU64,
+    pub(crate) ns_max: AtomicU64,
+}
+
+impl Stalls {
+    /// Counts a wait, and measures it.
+    pub(crate) fn during<R>(&self, disk: &dyn Disk, wait: impl FnOnce() -> R) -> R {
+        count(&self.count, 1);
+        let began = disk.now();
+        let result = wait();
+        let waited = disk.now().saturating_sub(began).as_nanos();
+        self.ns_max.fetch_max(u64::try_from(waited).unwrap_or(u64::MAX), Ordering::Relaxed);
+        result
+    }
 }
 
 /// Adds to a counter.

@@ -36,7 +36,7 @@
 //!
 //! [`Tail`] is the right to append: it lives in the turn's mutex. What takes it is called in the
 //! turn; everything else from any thread at any time, outside the turn, since it may wait or take
-//! the turn itself. Locks are taken in the order turn, maintenance, files; the sync state is taken
+//! the turn itself. Locks are taken in the order turn, making, maintenance, files; the sync state is taken
 //! alone.
 
 mod commit;

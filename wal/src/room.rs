@@ -8,7 +8,7 @@ use crate::format::{
 };
 use crate::stats::bump;
 use crate::writer::{Files, Maintenance, Wal};
-use esker_base::sync::{Arc, Ordering};
+use esker_base::sync::{Arc, MutexGuard, Ordering};
 use esker_base::{Error, Lsn, Result};
 
 /// Released files kept for reuse, however little is written.
@@ -30,7 +30,16 @@ impl Wal {
             return Err(Error::TooLarge { bytes: payload_bytes as u64, limit_bytes: LIMIT as u64 });
         }
         let room = group_room(payload_bytes);
-        let mut maintenance = self.maintenance.lock();
+        if !self.populate_for(room)? {
+            self.prepare(&self.making.lock(), room)?;
+        }
+        self.plan_upkeep();
+        Ok(())
+    }
+
+    /// Populates where a group of `room` bytes would go; false if no file holds it.
+    fn populate_for(&self, room: u64) -> Result<bool> {
+        let _maintenance = self.maintenance.lock();
         let (current, at, ready) = {
             let files = self.files.lock();
             let (current, at) = self.current_of(&files);
@@ -42,10 +51,9 @@ impl Wal {
         } else if let Some(ready) = ready {
             ready.populate(room + CLOSE_ROOM_BYTES)?;
         } else {
-            self.prepare(&mut maintenance, room)?;
+            return Ok(false);
         }
-        self.plan_upkeep();
-        Ok(())
+        Ok(true)
     }
 
     /// Work ahead of the tail, for a background thread: populates the next stretch of the current
@@ -55,16 +63,20 @@ impl Wal {
     /// # Errors
     /// As [`Wal::make_room`].
     pub fn upkeep(&self) -> Result<bool> {
-        let mut maintenance = self.maintenance.lock();
-        let (current, at, none_ready) = {
-            let files = self.files.lock();
-            let (current, at) = self.current_of(&files);
-            (current, at, files.ready.is_empty())
+        let (mut worked, is_next_due) = {
+            let _maintenance = self.maintenance.lock();
+            let (current, at, none_ready) = {
+                let files = self.files.lock();
+                let (current, at) = self.current_of(&files);
+                (current, at, files.ready.is_empty())
+            };
+            current.settle(Lsn(current.start.0 + at));
+            let worked = current.populate(at + POPULATE_BYTES)?;
+            (worked, none_ready && at >= current.body_bytes / 2)
         };
-        current.settle(Lsn(current.start.0 + at));
-        let mut worked = current.populate(at + POPULATE_BYTES)?;
-        if none_ready && at >= current.body_bytes / 2 {
-            self.prepare(&mut maintenance, 0)?;
+        // Unless somebody is making one just now.
+        if is_next_due && let Some(making) = self.making.try_lock() {
+            self.prepare(&making, 0)?;
             worked = true;
         }
         self.plan_upkeep();
@@ -137,9 +149,16 @@ impl Wal {
         Ok(())
     }
 
-    /// Makes a file ready that follows the last one and holds a group of `room` bytes.
-    fn prepare(&self, maintenance: &mut Maintenance, room: u64) -> Result<()> {
-        let last = Arc::clone(self.files.lock().last());
+    /// Makes a file ready that follows the last one and holds a group of `room` bytes, unless there is one. Takes long (it
+    /// syncs), so whoever needs only the next stretch of the current file does not wait for it.
+    fn prepare(&self, _making: &MutexGuard<'_, ()>, room: u64) -> Result<()> {
+        let last = {
+            let files = self.files.lock();
+            if files.ready.iter().any(|file| file.holds(0, room)) {
+                return Ok(());
+            }
+            Arc::clone(files.last())
+        };
         let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         // Whole blocks: the header of a file of another length is not taken for one.
@@ -157,14 +176,17 @@ impl Wal {
             least_bytes,
             populate_bytes: (room + CLOSE_ROOM_BYTES).max(POPULATE_BYTES),
         };
-        let spare = maintenance.spares.pop();
+        let spare = {
+            let mut maintenance = self.maintenance.lock();
+            let spare = maintenance.spares.pop();
+            self.count_spares(&maintenance);
+            spare
+        };
         let counter = match spare {
             Some(_) => &self.counters.files_recycled,
             None => &self.counters.files_created,
         };
-        let made = make(self.disk.as_ref(), &plan, spare);
-        self.count_spares(maintenance);
-        let made = Arc::new(made?);
+        let made = Arc::new(make(self.disk.as_ref(), &plan, spare)?);
         bump(counter, 1);
         let mut files = self.files.lock();
         files.ready.push_back(made);

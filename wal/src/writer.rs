@@ -30,7 +30,9 @@ pub struct Wal {
     pub(crate) options: Options,
     pub(crate) identity: Identity,
     pub(crate) files: Mutex<Files>,
-    /// Held while files are made or given back. Taken before `files`.
+    /// Held while a file is made, syncs included. Taken before `maintenance`.
+    pub(crate) making: Mutex<()>,
+    /// Held while files are populated or given back. Taken before `files`.
     pub(crate) maintenance: Mutex<Maintenance>,
     pub(crate) sync: Mutex<crate::commit::SyncState>,
     pub(crate) synced: Condvar,
@@ -48,7 +50,7 @@ pub struct Wal {
 pub(crate) struct Files {
     /// Not yet released; the last is the current one.
     pub(crate) live: VecDeque<Arc<LogFile>>,
-    /// Ready to become the current one. Filled under `maintenance`, emptied in the turn.
+    /// Ready to become the current one. Filled under `making`, emptied in the turn.
     pub(crate) ready: VecDeque<Arc<LogFile>>,
 }
 
@@ -148,6 +150,7 @@ impl Wal {
                 live: VecDeque::from([Arc::clone(&file)]),
                 ready: VecDeque::new(),
             }),
+            making: Mutex::new(()),
             maintenance: Mutex::new(Maintenance { spares: Vec::new(), released: start }),
             sync: Mutex::default(),
             synced: Condvar::new(),

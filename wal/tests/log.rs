@@ -290,6 +290,36 @@ fn upkeep_works_ahead() {
     assert!(log.wal.stats().files >= 3);
 }
 
+/// Making a file syncs, which can take long; the rest of the current one is there meanwhile.
+#[test]
+fn a_file_in_the_making_holds_nobody_up() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(8 << 20, 8 << 20)).unwrap();
+    while log.wal.position().0 < START.0 + (5 << 20) {
+        log.put(1000).unwrap();
+    }
+    let gate = &disk.faults.gate;
+    gate.set(true);
+    thread::scope(|scope| {
+        let upkeep = scope.spawn(|| log.wal.upkeep());
+        while !gate.waiting.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        // More than what was populated.
+        for _ in 0..2000 {
+            log.put(1000).unwrap();
+        }
+        assert!(!gate.forced.load(Ordering::SeqCst), "writers waited for the next file");
+        assert_eq!(log.wal.stats().ready_files, 0);
+        gate.set(false);
+        assert!(upkeep.join().unwrap().unwrap());
+    });
+    assert_eq!(log.wal.stats().ready_files, 1);
+    // Whoever needs the file finds it made.
+    log.wal.make_room(7 << 20).unwrap();
+    assert_eq!(log.wal.stats().ready_files, 1);
+}
+
 #[test]
 fn commits_share_syncs() {
     const THREADS: u64 = 8;

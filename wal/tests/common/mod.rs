@@ -1,6 +1,6 @@
 //! What the tests share: a log with its turn, payloads that name their commit, and a disk with
 //! faults.
-use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
+use esker_base::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering, thread};
 use esker_base::{CommitNo, DatabaseId, Error, Lsn, Result};
 use esker_io::{Disk, File, Lock, OpenMode, ReadRequest, Window};
 use esker_wal::{End, Options, Tail, Wal};
@@ -113,6 +113,33 @@ pub struct Faults {
     /// Files may not grow beyond this; 0 is no limit.
     pub file_bytes_max: AtomicU64,
     pub dir_sync_fails: AtomicBool,
+    pub gate: Gate,
+}
+
+/// Holds syncs of the directory up while it is closed.
+#[derive(Debug, Default)]
+pub struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+    pub waiting: AtomicBool,
+    /// Somebody waited so long that the test has failed.
+    pub forced: AtomicBool,
+}
+
+impl Gate {
+    pub fn set(&self, closed: bool) {
+        *self.closed.lock() = closed;
+        self.changed.notify_all();
+    }
+    fn pass(&self) {
+        let mut closed = self.closed.lock();
+        while *closed && !self.forced.load(Ordering::SeqCst) {
+            self.waiting.store(true, Ordering::SeqCst);
+            if self.changed.wait_for(&mut closed, Duration::from_secs(20)).timed_out() {
+                self.forced.store(true, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -149,6 +176,7 @@ impl Disk for FaultDisk {
         self.inner.list()
     }
     fn sync_dir(&self) -> Result<()> {
+        self.faults.gate.pass();
         if self.faults.dir_sync_fails.load(Ordering::SeqCst) {
             return Err(failure("sync", "directory"));
         }
