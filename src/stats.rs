@@ -16,6 +16,10 @@ pub struct TableStats {
     pub rows: u64,
     /// Bytes of its pages on disk, as they were last written.
     pub bytes: u64,
+    /// Bytes of rows, about, that background work is behind.
+    pub debt_bytes: u64,
+    /// Where writers wait for it; `u64::MAX` if the kind of index has none.
+    pub debt_bytes_limit: u64,
 }
 
 macro_rules! stats {
@@ -120,6 +124,9 @@ stats! {
     work_steps,
     /// Outcomes of background work that became part of their tables.
     work_attached,
+    /// Most pages that one turn has read, changed and made, where it was of one row, one range or one outcome of background
+    /// work.
+    turn_pages_max,
     /// Times that a writer waited for background work.
     debt_stalls,
     /// The longest that one waited, in nanoseconds.
@@ -136,11 +143,16 @@ impl Stats {
             (state.segments.table.len() as u64, bytes, live, state.table_bytes.clone())
         };
         let tables = engine.catalog.read();
-        let tables = tables.by_name.values().map(|table| TableStats {
-            name: table.name.clone(),
-            kind: table.kind.name(),
-            rows: get(&table.rows),
-            bytes: table_bytes.of(table.id),
+        let tables = tables.by_name.values().map(|table| {
+            let (debt_bytes, debt_bytes_limit) = table.index.debt();
+            TableStats {
+                name: table.name.clone(),
+                kind: table.kind.name(),
+                rows: get(&table.rows),
+                bytes: table_bytes.of(table.id),
+                debt_bytes,
+                debt_bytes_limit,
+            }
         });
         Self {
             gets: own.gets.sum(),
@@ -183,6 +195,7 @@ impl Stats {
             stalls_reserve_ns_max: get(&own.reserve_refills.ns_max),
             work_steps: get(&own.work_steps),
             work_attached: get(&own.work_attached),
+            turn_pages_max: get(&store.turn_pages_max),
             debt_stalls: get(&own.debt_stalls.count),
             debt_stalls_ns_max: get(&own.debt_stalls.ns_max),
             tables: tables.collect(),

@@ -266,6 +266,7 @@ impl Engine {
         let Turn { cuts, reserve, .. } = turn;
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
+        session.set_bounded();
         let mut large = Vec::new();
         let rows =
             table.index.finish_work(&session, &table.root, &mut |handle| large.push(handle))?;
@@ -357,14 +358,25 @@ impl Engine {
     #[cold]
     fn pay_debt(&self, table: &TableState) -> Result<()> {
         if !self.threads {
-            self.work_round(false)?;
-            return Ok(());
+            return self.work_off(table);
         }
         self.work_wake.wake();
         if self.may_write_on(table)? {
             return Ok(());
         }
         self.counters.debt_stalls.during(&*self.store.disk, || self.wait_for_work(table))
+    }
+
+    /// Some work; at the limit, as much as it takes.
+    fn work_off(&self, table: &TableState) -> Result<()> {
+        loop {
+            self.check_writable()?;
+            let round = self.work_round(false)?;
+            let (debt, max) = table.index.debt();
+            if debt < max || round == Round::Nothing || !table.may_wait_for_work()? {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether the table's debt is where it may be by now.

@@ -252,6 +252,7 @@ impl Engine {
         let Turn { tail, cuts, ring, reserve, .. } = turn;
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
+        session.set_bounded();
         let high = range.span.high.as_deref();
         let low = &range.span.low;
         let plan = match table.index.prepare_delete_range(&session, &table.root, low, high) {

@@ -40,6 +40,7 @@ impl Engine {
             let Turn { cuts, reserve, .. } = &mut *turn;
             let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
             session.set_table(table.id);
+            session.set_bounded();
             let merged = table.index.tidy(&session, &table.root, key);
             let changed = session.changed();
             drop(session);

@@ -150,6 +150,7 @@ impl Engine {
         let Turn { tail, cuts, ring, reserve, .. } = turn;
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
+        session.set_bounded();
         let changed = || session.changed().then_some(commit);
         let prepared = table.index.prepare(&session, &table.root, key, new.as_ref(), expect.look());
         let mut prepared = match prepared {

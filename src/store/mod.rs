@@ -252,7 +252,7 @@ impl Resident {
     }
 }
 
-/// Counters of the store; each is only ever added to.
+/// Counters of the store; each only ever grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) page_reads: AtomicU64,
@@ -267,6 +267,7 @@ pub(crate) struct Counters {
     pub(crate) cleaned_segments: AtomicU64,
     pub(crate) cleaned_bytes: AtomicU64,
     pub(crate) segments_removed: AtomicU64,
+    pub(crate) turn_pages_max: AtomicU64,
 }
 
 /// How often somebody waited for one reason, and for how long at most.

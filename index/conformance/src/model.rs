@@ -4,6 +4,7 @@
 //! rows are compared, before and after opening again and settling, and the structure is verified.
 
 use crate::generate::{self, Profile};
+use crate::runner::add_figure;
 use crate::script::Shape;
 use crate::subject::Subject;
 use crate::{Known, Op, Rng, Runner, Script, seeds};
@@ -51,6 +52,7 @@ pub fn run(subject: Subject<'_>, script: &Script, disk: Arc<dyn Disk>) -> Totals
         if let Err(error) = runner.step(op) {
             panic!("operation {i}, {}: {error}", seeds::brief(op));
         }
+        runner.check_bounds();
     }
     runner.verify_all().unwrap_or_else(|error| panic!("verify: {error}"));
     runner.abandon();
@@ -66,7 +68,7 @@ pub fn each(subject: Subject<'_>, count: u64, disk: impl Fn() -> Arc<dyn Disk> +
             let figures = run(subject, &script_of(subject, seed), disk());
             let mut totals = totals.lock().expect("nobody panics with it");
             for (name, value) in figures {
-                *totals.entry(name).or_insert(0) += value;
+                add_figure(&mut totals, name, value);
             }
         },
         |seed| {

@@ -36,6 +36,10 @@ pub(crate) struct TurnSession<'s> {
     promised: Cell<usize>,
     /// Whether anything was changed under this commit's number.
     changed: Cell<bool>,
+    /// Pages read, latched and made, each time that it was.
+    touched: Cell<u32>,
+    /// That number is bounded, and the greatest is kept.
+    is_bounded: Cell<bool>,
 }
 
 impl<'s> TurnSession<'s> {
@@ -53,6 +57,8 @@ impl<'s> TurnSession<'s> {
             newest_cut,
             promised: Cell::new(0),
             changed: Cell::new(false),
+            touched: Cell::new(0),
+            is_bounded: Cell::new(false),
         }
     }
     /// Pages created from now on belong to this table.
@@ -62,6 +68,13 @@ impl<'s> TurnSession<'s> {
     /// True if any page carries this commit's number.
     pub(crate) fn changed(&self) -> bool {
         self.changed.get()
+    }
+    fn touch(&self) {
+        self.touched.set(self.touched.get() + 1);
+    }
+    /// This turn is of one row, one range or one outcome of background work: however large the table, it has little to do.
+    pub(crate) fn set_bounded(&self) {
+        self.is_bounded.set(true);
     }
     pub(crate) fn note_freed(&self, first: PageId, count: u32) {
         self.reserve.borrow_mut().freed.push(Freed {
@@ -86,6 +99,7 @@ impl<'s> TurnSession<'s> {
         }
         let frame = self.reserve.borrow_mut().frames.pop().expect("reserve_left counted it");
         let header = self.session.store.frames.header(frame);
+        self.touch();
         header.table.store(self.table.get().0, Ordering::Relaxed);
         header.words.store(u16::try_from(words).expect("words fit a page"), Ordering::Relaxed);
         header.level.store(level, Ordering::Relaxed);
@@ -128,6 +142,16 @@ impl<'s> TurnSession<'s> {
     }
 }
 
+impl Drop for TurnSession<'_> {
+    fn drop(&mut self) {
+        let (pages, counters) = (u64::from(self.touched.get()), &self.session.store.counters);
+        // Turns come one after the other: nobody else writes it.
+        if self.is_bounded.get() && pages > counters.turn_pages_max.load(Ordering::Relaxed) {
+            counters.turn_pages_max.store(pages, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Pages for TurnSession<'_> {
     type Read<'a>
         = Read<'a>
@@ -136,6 +160,7 @@ impl Pages for TurnSession<'_> {
 
     /// As a reader's, but the turn never waits for publication: what is newer is its own.
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
+        self.touch();
         let View::Current = view else { return self.session.read(word, view) };
         self.session.prefetch_front(word);
         loop {
@@ -286,6 +311,7 @@ impl<'s> TurnPages for TurnSession<'s> {
         Self: 'a;
 
     fn write<'a>(&'a self, word: &ChildWord) -> Step<Write<'a, 's>> {
+        self.touch();
         loop {
             self.session.prefetch_front(word);
             let (page, frame) = self.session.frame_of(word)?;

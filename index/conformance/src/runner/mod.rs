@@ -4,6 +4,7 @@
 //! to say. Either way [`Known`] is up to date: an operation that failed with anything but
 //! [`Error::Unknown`] must have changed nothing.
 
+mod bounds;
 mod compare;
 mod held;
 mod read;
@@ -17,6 +18,8 @@ use crate::seeds;
 use crate::state::{Change, State};
 use crate::subject::{Register, unchanged};
 use crate::transaction::{Handle, OpenTransaction};
+use bounds::Bounds;
+pub use bounds::add_figure;
 use esker::{Database, Durability, Error, Result, Ticket};
 use esker_io::Disk;
 use held::{HeldScan, HeldSnapshot};
@@ -44,8 +47,9 @@ pub struct Runner<'o> {
     next_generation: u64,
     /// Tables whose count of rows is only an estimate.
     inexact: BTreeSet<u64>,
-    /// Figures of all databases that were open, summed.
+    /// Figures of all databases that were open, summed; of those that are maxima, the greatest.
     pub totals: BTreeMap<&'static str, u64>,
+    bounds: Bounds,
 }
 
 impl Runner<'static> {
@@ -77,6 +81,7 @@ impl<'o> Runner<'o> {
             next_generation: 1,
             inexact: BTreeSet::new(),
             totals: BTreeMap::new(),
+            bounds: Bounds::default(),
         };
         runner.open_again()?;
         runner.inexact.extend(runner.handles.values().map(|handle| handle.generation));
@@ -138,7 +143,7 @@ impl<'o> Runner<'o> {
     fn take_stats(&mut self) {
         if let Some(db) = &self.db {
             for (name, value) in db.stats().fields() {
-                *self.totals.entry(name).or_default() += value;
+                add_figure(&mut self.totals, name, value);
             }
         }
     }

@@ -1,0 +1,53 @@
+//! What must be bounded, whatever a script does.
+
+use super::Runner;
+use std::collections::BTreeMap;
+
+/// Pages that a turn of one row, one range or one outcome of background work reads, changes and makes, at most. Tables of
+/// scripts have few levels; what counts is that the bound does not depend on how many rows there are.
+const TURN_PAGES_MAX: u64 = 64;
+/// Bytes of rows in memory for each byte of log, at most: rows that are short take more there.
+const ROW_BYTES_PER_LOG_BYTE: u64 = 4;
+
+/// Figures after the last step.
+#[derive(Debug, Default)]
+pub(super) struct Bounds {
+    log_bytes: u64,
+    /// Debt of each table.
+    debt_bytes: BTreeMap<String, u64>,
+}
+
+impl Runner<'_> {
+    /// Checks that no table's background work is farther behind than it may be, and that no turn has done more than it may.
+    ///
+    /// Who writes waits at the limit. So beyond it there is at most what was written in one step, and a memtable that became a
+    /// run before it was full: less than half the limit.
+    pub fn check_bounds(&mut self) {
+        let Some(db) = &self.db else { return };
+        let stats = db.stats();
+        let pages = stats.turn_pages_max;
+        assert!(pages <= TURN_PAGES_MAX, "a turn of {pages} pages");
+        // Opened again, the count begins anew.
+        let written = match stats.log_bytes.checked_sub(self.bounds.log_bytes) {
+            Some(bytes) => bytes,
+            None => stats.log_bytes,
+        };
+        self.bounds.log_bytes = stats.log_bytes;
+        let known = std::mem::take(&mut self.bounds.debt_bytes);
+        for table in &stats.tables {
+            let limit = table.debt_bytes_limit;
+            let before = known.get(&table.name).copied().unwrap_or(0);
+            let step = limit.saturating_add(limit / 2 + written * ROW_BYTES_PER_LOG_BYTE);
+            let max = if written == 0 { before.max(limit) } else { step };
+            let debt = table.debt_bytes;
+            assert!(debt <= max, "{}: debt of {debt} bytes, limit {limit}", table.name);
+            self.bounds.debt_bytes.insert(table.name.clone(), debt);
+        }
+    }
+}
+
+/// Adds a figure to sums; of maxima, keeps the greater.
+pub fn add_figure(totals: &mut BTreeMap<&'static str, u64>, name: &'static str, value: u64) {
+    let sum = totals.entry(name).or_default();
+    *sum = if name.ends_with("_max") { value.max(*sum) } else { *sum + value };
+}
