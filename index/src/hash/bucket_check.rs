@@ -1,8 +1,7 @@
 //! Checks a bucket that came from disk.
 
 use super::bucket::{
-    Bucket, COUNT_AT, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, ZERO_AT, front_bytes,
-    mark_of,
+    Bucket, COUNT_AT, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, front_bytes, mark_of,
 };
 use super::way::{ROOT_LEVEL, bits_max};
 use super::{Hasher, u16_at};
@@ -10,6 +9,31 @@ use crate::kind::{HANDLE_BYTES, max_inline_value_bytes, max_key_bytes};
 
 /// Offsets have 15 bits.
 const BODY_BYTES_MAX: usize = 1 << 15;
+
+/// Which bytes belong to a record.
+struct Taken([u64; BODY_BYTES_MAX / 64]);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self([0; BODY_BYTES_MAX / 64])
+    }
+}
+
+impl Taken {
+    /// Takes bytes inside a body; false if one of them is taken.
+    fn take(&mut self, at: usize, bytes: usize) -> bool {
+        let (end, mut at, mut are_free) = (at + bytes, at, true);
+        while at < end {
+            let (word, bit) = (&mut self.0[at / 64], at % 64);
+            let here = (64 - bit).min(end - at);
+            let mask = (u64::MAX >> (64 - here)) << bit;
+            are_free &= *word & mask == 0;
+            *word |= mask;
+            at += here;
+        }
+        are_free
+    }
+}
 
 /// Checks a bucket that came from disk, so that everything else here may rely on it.
 ///
@@ -20,7 +44,7 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
         return Err(format!("a bucket of {} bytes with {words} children", body.len()));
     }
     let count = u16_at(body, COUNT_AT);
-    if front_bytes(count) > body.len() || u16_at(body, ZERO_AT) != 0 {
+    if front_bytes(count) > body.len() {
         return Err(format!("{count} rows in {} bytes", body.len()));
     }
     let bucket = Bucket::new(body);
@@ -31,13 +55,13 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
     let round = place.round(bits_max);
     let (key_bytes_max, value_bytes_max) =
         (max_key_bytes(body.len()), max_inline_value_bytes(body.len()));
-    let (mut used, mut free) = (0, front_bytes(count));
+    let (mut used, front) = (0, front_bytes(count));
+    let mut taken = Taken::default();
     for i in 0..count {
         let at = bucket.slot(i);
-        let record = body.get(at..).filter(|_| at >= free);
+        let record = body.get(at..).filter(|_| at >= front);
         let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
-        let record =
-            record.ok_or_else(|| format!("row {i} overlaps another, or is not in order"))?;
+        let record = record.ok_or_else(|| format!("row {i} is not inside the bucket"))?;
         let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
         let value_bytes = value & !OVERFLOW_BIT;
         let value_fits = match value & OVERFLOW_BIT {
@@ -48,7 +72,9 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
         if bytes > record.len() || key_bytes > key_bytes_max || !value_fits {
             return Err(format!("row {i}: key of {key_bytes}, value of {value_bytes} bytes"));
         }
-        free = at + bytes;
+        if bytes > bucket.longest() || !taken.take(at, bytes) {
+            return Err(format!("row {i} overlaps another, or is longer than the longest"));
+        }
         let key = bucket.key(i);
         let first = hash.hash(key, 0);
         let last = if round == 0 { first } else { hash.hash(key, round) };

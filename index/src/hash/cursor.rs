@@ -2,7 +2,7 @@
 //! copy.
 
 use super::branch::{Locals, bits_of};
-use super::bucket::{Bucket, hole};
+use super::bucket::Bucket;
 use super::read::{Path, visit};
 use super::way::{Along, ROOT_LEVEL, bits_max, go_behind};
 use crate::kind::{Ahead, Cursor, Value};
@@ -44,12 +44,10 @@ impl HashCursor {
     }
 
     fn fill(&mut self, body: &[u8]) {
-        // Without the hole: its lines need not come in.
-        self.copy.resize(body.len(), 0);
-        let hole = hole(body);
-        self.copy[..hole.start].copy_from_slice(&body[..hole.start]);
-        self.copy[hole.end..].copy_from_slice(&body[hole.end..]);
-        self.used_bytes = (hole.start, body.len() - hole.end);
+        // Records lie everywhere: no part of it is worth leaving out.
+        self.copy.clear();
+        self.copy.extend_from_slice(body);
+        self.used_bytes = (body.len(), 0);
         self.at = 0;
         self.count = Bucket::new(body).len();
         self.started = true;

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `way` | which bits lead where; places |
 //! | `branch`, `bucket`, `bucket_check` | bytes of a page: drawing, search, edit, check |
+//! | `layout`, `gaps` | where records lie in a bucket |
 //! | `read` | following bits down |
 //! | `absent` | what is known of buckets that are not in memory |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
@@ -45,6 +46,8 @@ pub(crate) mod bucket;
 pub(crate) mod bucket_check;
 mod check;
 mod cursor;
+mod gaps;
+mod layout;
 mod merge;
 mod range;
 mod read;

@@ -122,20 +122,28 @@ fn two_of_the_largest_rows_fit_a_bucket() {
     }
 }
 
-/// Bytes of a bucket that belong to no row, nor to marks and slots, are zero.
+/// Bytes of a bucket that belong to no row, nor to marks and slots, are zero; the largest gap is its hole.
 fn assert_gaps_are_zero(body: &[u8]) {
     let bucket = Bucket::new(body);
-    let mut end = bucket::front_bytes(bucket.len());
-    for i in 0..bucket.len() {
-        assert!(body[end..bucket.slot(i)].iter().all(|byte| *byte == 0), "before row {i}");
+    let record = |i| {
         let (key, value) = bucket.row(i);
-        end = bucket.slot(i) + bucket::RECORD_HEADER_BYTES + key.len() + value.stored_bytes();
+        let bytes = bucket::RECORD_HEADER_BYTES + key.len() + value.stored_bytes();
+        bucket.slot(i)..bucket.slot(i) + bytes
+    };
+    let behind = body.len()..body.len();
+    let mut records: Vec<_> = (0..bucket.len()).map(record).chain([behind]).collect();
+    records.sort_by_key(|record| record.start);
+    let (mut end, mut largest) = (bucket::front_bytes(bucket.len()), 0);
+    for record in records {
+        assert!(body[end..record.start].iter().all(|byte| *byte == 0), "before {record:?}");
+        largest = largest.max(record.start - end);
+        end = record.end;
     }
-    assert!(body[end..].iter().all(|byte| *byte == 0), "behind the last row");
+    assert_eq!(bucket::hole(body).len(), largest);
 }
 
 #[test]
-fn rows_stay_in_order_with_zeroes_between_them() {
+fn rows_change_with_zeroes_between_them() {
     for (content_bytes, seed) in [(TINY, 1), (TINY, 2), (USUAL, 3), (USUAL, 4)] {
         let (hash, mut random) = (Hash::default(), Random(seed));
         let mut body = vec![0xa5; content_bytes];
@@ -166,6 +174,10 @@ fn rows_stay_in_order_with_zeroes_between_them() {
                     model.insert(key, value);
                 }
             }
+            if random.one_in(100) {
+                // As it was before buckets knew their longest record.
+                body[bucket::LONGEST_AT..][..2].fill(0);
+            }
             assert_eq!(hash.check_page(0, 0, &body), Ok(()));
             assert_gaps_are_zero(&body);
         }
@@ -178,19 +190,59 @@ fn rows_stay_in_order_with_zeroes_between_them() {
     }
 }
 
+/// A bucket of so many rows of one length.
+fn bucket_of(rows: u32, random: &mut Random) -> Vec<u8> {
+    let mut body = vec![0; USUAL];
+    bucket::init(&mut body, way::Place::ROOT);
+    for _ in 0..rows {
+        let key = random.next().to_le_bytes();
+        let mark = mark_of(Hash::default().hash(&key, 0));
+        bucket::insert(&mut body, mark, &key, &Value::Inline(&[7; 100]));
+    }
+    body
+}
+
+#[test]
+fn an_insert_moves_no_other_record() {
+    let mut random = Random(8);
+    for rows in 1..40 {
+        let mut body = bucket_of(rows, &mut random);
+        let slots: Vec<usize> = Bucket::new(&body).slots().collect();
+        let key = random.next().to_le_bytes();
+        let mark = mark_of(Hash::default().hash(&key, 0));
+        let i = bucket::insert(&mut body, mark, &key, &Value::Inline(&[8; 100]));
+        let mut after: Vec<usize> = Bucket::new(&body).slots().collect();
+        after.remove(i);
+        assert_eq!(after, slots, "{rows} rows");
+    }
+}
+
+#[test]
+fn rows_that_overlap_are_refused() {
+    let (hash, body) = (Hash::default(), bucket_of(20, &mut Random(9)));
+    assert_eq!(hash.check_page(0, 0, &body), Ok(()));
+    let slot_at = bucket::front_bytes(20) - bucket::SLOT_BYTES;
+    for (at, value) in [
+        // The last row where the one before is, or in its middle; outside; a longest record that is none.
+        (slot_at, Bucket::new(&body).slot(18)),
+        (slot_at, Bucket::new(&body).slot(18) + 60),
+        (slot_at, bucket::front_bytes(20) - 1),
+        (slot_at, USUAL - 50),
+        (bucket::LONGEST_AT, 111),
+    ] {
+        let mut damaged = body.clone();
+        set_u16(&mut damaged, at, value);
+        assert!(hash.check_page(0, 0, &damaged).is_err(), "{value} at {at}");
+    }
+}
+
 /// Rows of a bucket of which a get would find all bytes among those that it asks for ahead, in percent.
 fn percent_near_home(rows: u32, seed: u64) -> usize {
     let (hash, mut random) = (Hash::default(), Random(seed));
     let mut near = 0;
     let buckets = 50;
     for _ in 0..buckets {
-        let mut body = vec![0; USUAL];
-        bucket::init(&mut body, way::Place::ROOT);
-        for _ in 0..rows {
-            let key = random.next().to_le_bytes();
-            let mark = mark_of(hash.hash(&key, 0));
-            bucket::insert(&mut body, mark, &key, &Value::Inline(&[7; 100]));
-        }
+        let body = bucket_of(rows, &mut random);
         let bucket = Bucket::new(&body);
         for i in 0..bucket.len() {
             let (key, value) = bucket.row(i);
@@ -207,8 +259,8 @@ fn percent_near_home(rows: u32, seed: u64) -> usize {
 fn most_records_lie_near_their_homes() {
     // Two thirds full, and nine tenths.
     let (usual, crowded) = (percent_near_home(46, 5), percent_near_home(62, 6));
-    assert!(usual >= 85, "{usual} %");
-    assert!(crowded >= 50, "{crowded} %");
+    assert!(usual >= 80, "{usual} %");
+    assert!(crowded >= 42, "{crowded} %");
 }
 
 /// Gets that found their bucket missing, of 1,000 of keys that have no row.
