@@ -231,7 +231,9 @@ impl Frames {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let at = self.at(frame);
             let end = (HEADER_BYTES + content.end).min(self.frame_bytes);
-            for line in (HEADER_BYTES + content.start) / 64..end.div_ceil(64) {
+            // Who begins at the front will look at the header, too.
+            let first = if content.start == 0 { 0 } else { (HEADER_BYTES + content.start) / 64 };
+            for line in first..end.div_ceil(64) {
                 // SAFETY: a prefetch reads nothing; the address is inside the frame.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * 64).cast()) };
             }

@@ -31,21 +31,32 @@ const WORDS_MIN: usize = 4;
 const OVERHEAD_BYTES: usize = 64;
 const SHARDS: usize = 16;
 
-/// Memory that the filters of all hash tables of a database may take.
+/// Memory that the filters of all hash tables of a database, and their guesses of frames, may take.
 #[derive(Debug)]
 pub struct FilterMemory {
     bytes_max: usize,
     /// Tables that have filters: each gets an equal share.
     tables: AtomicUsize,
+    /// What guesses of frames take: an eighth at most.
+    taken_bytes: AtomicUsize,
 }
 
 impl FilterMemory {
     /// So many bytes in all.
     pub const fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, tables: AtomicUsize::new(0) }
+        Self { bytes_max, tables: AtomicUsize::new(0), taken_bytes: AtomicUsize::new(0) }
     }
     fn shard_bytes_max(&self) -> usize {
-        self.bytes_max / self.tables.load(Ordering::Relaxed).max(1) / SHARDS
+        let bytes = self.bytes_max - self.taken_bytes.load(Ordering::Relaxed);
+        bytes / self.tables.load(Ordering::Relaxed).max(1) / SHARDS
+    }
+    /// Takes bytes for something else than filters, if there are so many.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let take = |taken| Some(taken + bytes).filter(|taken| *taken <= self.bytes_max / 8);
+        self.taken_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

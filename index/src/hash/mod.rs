@@ -18,6 +18,7 @@
 //! | `branch`, `bucket`, `bucket_check` | bytes of a page: drawing, search, edit, check |
 //! | `layout`, `gaps` | where records lie in a bucket |
 //! | `read` | following bits down |
+//! | `guess` | which frame a bucket is in |
 //! | `absent` | what is known of buckets that are not in memory |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
 //! | `split`, `merge`, `range` | changes over several pages |
@@ -47,6 +48,7 @@ pub(crate) mod bucket_check;
 mod check;
 mod cursor;
 mod gaps;
+mod guess;
 mod layout;
 mod merge;
 mod range;
@@ -69,6 +71,7 @@ use absent::Filters;
 use bucket::{Bucket, mark_of};
 use esker_base::sync::Arc;
 use esker_base::{CommitNo, PageId};
+use guess::Guesses;
 use read::Seen;
 use std::ops::Range;
 use way::ToKey;
@@ -108,6 +111,7 @@ impl Hasher {
 pub struct Hash {
     hasher: Hasher,
     filters: Filters,
+    guesses: Guesses,
 }
 
 impl Default for Hash {
@@ -137,7 +141,8 @@ impl Hash {
             #[cfg(test)]
             mask: u64::MAX,
         };
-        Self { hasher, filters: Filters::new(memory) }
+        let guesses = Guesses::new(Arc::clone(&memory));
+        Self { hasher, filters: Filters::new(memory), guesses }
     }
 
     /// The table is gone: gives its share of the memory for filters to others.
@@ -211,7 +216,7 @@ impl Kind for Hash {
             }
             since
         };
-        let route = ToKey::hashed(self.hasher, key, first);
+        let route = ToKey::guessed(self, pages, key, first);
         read::visit_or_know(pages, root, view, route, absent_since, |seen| {
             let page = match seen {
                 Seen::Bucket(page, _) => page,
@@ -229,7 +234,7 @@ impl Kind for Hash {
     }
     fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
         let first = self.hasher.hash(key, 0);
-        let route = ToKey::hashed(self.hasher, key, first);
+        let route = ToKey::guessed(self, pages, key, first);
         let want = |page| {
             self.filters.want(page);
             None
@@ -261,8 +266,7 @@ impl Kind for Hash {
                 return Ok(None);
             }
         }
-        pages.prefetch(&word, 0..bucket::FRONT_AHEAD_BYTES);
-        pages.prefetch(&word, bucket::around_home(first, pages.content_bytes()));
+        way::ask_for_record(pages, &word, first);
         Ok(Some(word.page()))
     }
 

@@ -1,7 +1,6 @@
 //! Following bits down.
 
 use super::branch::{Locals, bits_of};
-use super::bucket::FRONT_AHEAD_BYTES;
 use super::way::{ROOT_LEVEL, Route, bits_max};
 use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
 use esker_base::{CommitNo, PageId};
@@ -137,10 +136,7 @@ fn visit_below<'a, P: Pages, T>(
     let slot = route.slot(bits_of(page.words()));
     let next = &page.words()[slot];
     if leads_to_bucket(&page, slot, pages.content_bytes()) {
-        pages.prefetch(next, 0..FRONT_AHEAD_BYTES);
-        if let Some(record) = route.around_record(pages.content_bytes()) {
-            pages.prefetch(next, record);
-        }
+        route.ask_ahead(pages, next);
     }
     let here = Above { page: &page, up: above };
     visit_below(pages, next, view, route, Some(&here), absent_since, f)

@@ -5,10 +5,11 @@
 //! `bits_max`. A hash has 64 bits: as many whole branches as they suffice for are a *round*, and
 //! the next round takes the bits of the hash with the next seed.
 
-use super::Hasher;
 use super::branch::{HEADER_BYTES, LOCAL_BYTES};
-use super::bucket::around_home;
-use std::ops::Range;
+use super::bucket::{FRONT_AHEAD_BYTES, around_home};
+use super::guess::Guesses;
+use super::{Hash, Hasher};
+use crate::pages::{ChildWord, Pages};
 
 /// The level of a root with children. Every branch below is one less; so there are more than ten rounds.
 pub(crate) const ROOT_LEVEL: u8 = 240;
@@ -35,10 +36,17 @@ fn top(n: u32) -> u64 {
 pub(crate) trait Route {
     /// The child to take in the next branch, which has 2^`bits` words.
     fn slot(&mut self, bits: u32) -> usize;
-    /// What to look at first in the bucket at its end, as a guess: bytes of its content.
-    fn around_record(&self, _content_bytes: usize) -> Option<Range<usize>> {
-        None
+    /// Asks for what will be looked at first in the bucket at its end, which `word` names.
+    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord) {
+        pages.prefetch(word, 0..FRONT_AHEAD_BYTES);
     }
+}
+
+/// Asks for the front of a bucket and for the lines around the home of a record.
+#[inline]
+pub(crate) fn ask_for_record<P: Pages>(pages: &P, word: &ChildWord, first: u64) {
+    pages.prefetch(word, 0..FRONT_AHEAD_BYTES);
+    pages.prefetch(word, around_home(first, pages.content_bytes()));
 }
 
 /// To the bucket of a key.
@@ -53,6 +61,9 @@ pub(crate) struct ToKey<'k> {
     /// Bits of the branch before.
     last: u32,
     first: u64,
+    guesses: Option<&'k Guesses>,
+    /// The frame in which lines have been asked for.
+    asked: Option<u32>,
 }
 
 impl<'k> ToKey<'k> {
@@ -63,7 +74,19 @@ impl<'k> ToKey<'k> {
     /// As `new`, if the first round's hash is known.
     #[inline]
     pub(crate) fn hashed(hash: Hasher, key: &'k [u8], first: u64) -> Self {
-        Self { hash, key, round: 0, rest: first, used: 0, last: 0, first }
+        let (guesses, asked) = (None, None);
+        Self { hash, key, round: 0, rest: first, used: 0, last: 0, first, guesses, asked }
+    }
+    /// As `hashed`; asks at once for lines of the frame in which the bucket is guessed to be.
+    #[inline]
+    pub(crate) fn guessed<P: Pages>(table: &'k Hash, pages: &P, key: &'k [u8], first: u64) -> Self {
+        let word = table.guesses.word(first);
+        if let Some(word) = &word {
+            ask_for_record(pages, word, first);
+        }
+        let asked = word.map(|word| ChildWord::hint_of(word.load()));
+        let guesses = Some(&table.guesses);
+        Self { guesses, asked, ..Self::hashed(table.hasher, key, first) }
     }
 }
 
@@ -83,8 +106,18 @@ impl Route for ToKey<'_> {
         usize::try_from(slot).expect("a few bits")
     }
     #[inline]
-    fn around_record(&self, content_bytes: usize) -> Option<Range<usize>> {
-        Some(around_home(self.first, content_bytes))
+    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord) {
+        let frame = ChildWord::hint_of(word.load());
+        if self.asked == Some(frame) {
+            return;
+        }
+        ask_for_record(pages, word, self.first);
+        if let Some(guesses) = self.guesses
+            && frame != ChildWord::NO_HINT
+            && self.round == 0
+        {
+            guesses.learn(self.first, self.used, frame);
+        }
     }
 }
 

@@ -81,7 +81,9 @@ impl Bench {
     pub(super) fn new(mut hash: Hash, content_bytes: usize, keys: usize, seed: u64) -> Self {
         // Filters for all buckets, or for some.
         let memory = if seed.is_multiple_of(2) { 1 << 20 } else { 1 << 14 };
-        hash.filters = Filters::new(Arc::new(FilterMemory::new(memory)));
+        let memory = Arc::new(FilterMemory::new(memory));
+        hash.guesses = Guesses::new(Arc::clone(&memory));
+        hash.filters = Filters::new(memory);
         let hash = Rc::new(hash);
         let mock = Mock::new(content_bytes);
         let root = mock.settle(|| hash.create(&mock));
