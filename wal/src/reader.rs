@@ -74,7 +74,14 @@ pub(crate) fn survey(disk: &dyn Disk, database: DatabaseId) -> Result<Vec<Found>
     names.sort();
     let mut found = Vec::with_capacity(names.len());
     for name in names {
-        let file = disk.open(&name, OpenMode::Read)?;
+        let file = match disk.open(&name, OpenMode::Read) {
+            // Kept for reuse when the names were listed, and has another one by now: somebody else writes this log. Whoever
+            // misses what was in it will say so.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                continue;
+            }
+            opened => opened?,
+        };
         let length = file.len()?;
         let mut block = vec![0; to_usize(length.min(BLOCK_BYTES))];
         file.read_at(0, &mut block)?;

@@ -418,3 +418,15 @@ fn errors_of_the_visitor_and_bad_positions_end_reading() {
     let odd = esker_wal::read(disk.as_ref(), DATABASE, 1, Lsn(START.0 + 4), &mut |_| Ok(()));
     assert!(matches!(odd, Err(Error::Invalid { .. })));
 }
+
+/// A log that is being written may be read: files are given other names meanwhile.
+#[test]
+fn a_file_that_was_renamed_since_it_was_listed_is_no_error() {
+    let disk = FaultDisk::new(Arc::new(MemDisk::new()));
+    let log = Log::create(disk.shared(), options(SMALL, SMALL)).unwrap();
+    log.put_sync(100).unwrap();
+    for gone in ["wal-0000000000000009", "wal-0000000000000000"] {
+        *disk.faults.gone.lock() = Some(gone.to_owned());
+        assert_eq!(read_all(&*disk.shared()).unwrap(), [1]);
+    }
+}

@@ -114,6 +114,8 @@ pub struct Faults {
     pub file_bytes_max: AtomicU64,
     pub dir_sync_fails: AtomicBool,
     pub gate: Gate,
+    /// Is listed, and gone when it is opened.
+    pub gone: Mutex<Option<String>>,
 }
 
 /// Holds syncs of the directory up while it is closed.
@@ -173,7 +175,9 @@ impl Disk for FaultDisk {
         self.inner.remove(name)
     }
     fn list(&self) -> Result<Vec<String>> {
-        self.inner.list()
+        let mut names = self.inner.list()?;
+        names.extend(self.faults.gone.lock().clone());
+        Ok(names)
     }
     fn sync_dir(&self) -> Result<()> {
         self.faults.gate.pass();
