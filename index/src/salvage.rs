@@ -9,7 +9,6 @@ use crate::fractal::node::{NODE_LEVEL, NODE_LEVEL_MAX, NodeParts, check_node};
 use crate::hash::Hash;
 use crate::hash::bucket::Bucket;
 use crate::hash::bucket_check::check_bucket;
-use crate::hash::way::bits_max;
 use crate::kind::Value;
 use crate::pages::ChildWord;
 use crate::run::{FILTER_BLOCK_LEVEL, FILTER_LEVEL_MAX, RangeSet, check_filter_page};
@@ -96,7 +95,6 @@ pub fn branch(level: u8, words: &[ChildWord], body: &[u8]) -> Result<Vec<ChildPa
 #[derive(Clone, Copy, Debug)]
 pub struct BucketPage<'a> {
     bucket: Bucket<'a>,
-    bits_max: u32,
 }
 
 impl<'a> BucketPage<'a> {
@@ -107,13 +105,13 @@ impl<'a> BucketPage<'a> {
             return Err(format!("a bucket of level {level}"));
         }
         check_bucket(hash.hasher(), words, body)?;
-        Ok(Self { bucket: Bucket::new(body), bits_max: bits_max(body.len()) })
+        Ok(Self { bucket: Bucket::new(body) })
     }
     /// The first and the last [`rank`](crate::kind::Kind::rank) of its keys; `None` if it shares them with other buckets.
     pub fn ranks(&self) -> Option<(u64, u64)> {
         let place = self.bucket.place();
         let rest = u64::MAX.checked_shr(place.bits).unwrap_or(0);
-        place.is_ranked(self.bits_max).then_some((place.prefix, place.prefix | rest))
+        place.is_ranked().then_some((place.prefix, place.prefix | rest))
     }
     /// Rows.
     #[expect(clippy::len_without_is_empty, reason = "a page, no collection")]

@@ -6,11 +6,10 @@
 //! ```
 //!
 //! The next k bits of a hash choose a word. A child whose *local depth* is l is named by the 2^(k-l) words that share
-//! the first l bits: a *run*. Bit 7 of a local says that the child is a branch; such a child has local depth k, and k is
-//! the most that fits a page. Some child has local depth k, or the branch would have fewer words.
-//! A branch is written once and never changed.
+//! the first l bits: a *run*. Bit 7 of a local says that the child is a branch, which then goes on behind these l bits.
+//! Some child has local depth k, or the branch would have fewer words. A branch is written once and never changed.
 
-use super::way::{ROOT_LEVEL, bits_max};
+use super::way::{LOWEST_LEVEL, bits_max};
 use crate::pages::ChildWord;
 use std::ops::Range;
 
@@ -63,6 +62,30 @@ impl<'a> Locals<'a> {
     }
 }
 
+/// What a run of words names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Child {
+    pub(crate) word: u64,
+    pub(crate) is_branch: bool,
+}
+
+impl Child {
+    pub(crate) fn bucket(word: u64) -> Self {
+        Self { word, is_branch: false }
+    }
+    pub(crate) fn branch(word: u64) -> Self {
+        Self { word, is_branch: true }
+    }
+}
+
+/// Half of a branch.
+#[derive(Clone, Debug)]
+pub(crate) enum Half {
+    Branch(List),
+    /// It has one child.
+    Child(Child),
+}
+
 /// A branch in the making.
 #[derive(Clone, Debug)]
 pub(crate) struct List {
@@ -71,9 +94,13 @@ pub(crate) struct List {
 }
 
 impl List {
-    /// Two buckets.
-    pub(crate) fn pair(left: u64, right: u64) -> Self {
-        Self { words: vec![left, right], locals: vec![1, 1] }
+    /// Two children.
+    pub(crate) fn pair(children: [Child; 2]) -> Self {
+        let mut list = Self { words: vec![0; 2], locals: vec![1; 2] };
+        for (slot, child) in children.into_iter().enumerate() {
+            list.set(slot..slot + 1, child);
+        }
+        list
     }
     /// All of a branch.
     pub(crate) fn of(words: &[ChildWord], body: &[u8]) -> Self {
@@ -102,16 +129,47 @@ impl List {
             self.locals = self.locals.iter().copied().step_by(2).collect();
         }
     }
-    /// Lets the words of a run, or of two that become one, name a bucket.
-    pub(crate) fn set_bucket(&mut self, run: Range<usize>, word: u64) {
+    /// Lets the words of a run, or of half of one, or of two that become one, name a child.
+    pub(crate) fn set(&mut self, run: Range<usize>, child: Child) {
         let local = self.locals().bits() - run.len().trailing_zeros();
-        self.words[run.clone()].fill(word);
-        self.locals[run].fill(u8::try_from(local).expect("bits of a branch"));
+        let local = u8::try_from(local).expect("bits of a branch");
+        self.words[run.clone()].fill(child.word);
+        self.locals[run].fill(if child.is_branch { local | BRANCH_BIT } else { local });
     }
-    /// Lets a word name a branch.
-    pub(crate) fn set_branch(&mut self, slot: usize, word: u64) {
-        self.set_bucket(slot..slot + 1, word);
-        self.locals[slot] |= BRANCH_BIT;
+    /// Makes one child two, which one more bit tells apart. There is room for it.
+    pub(crate) fn split(&mut self, slot: usize, halves: [Child; 2]) {
+        let mut slot = slot;
+        if self.locals().run(slot).len() == 1 {
+            self.double();
+            slot *= 2;
+        }
+        let run = self.locals().run(slot);
+        let middle = run.start + run.len() / 2;
+        let [lower, upper] = halves;
+        self.set(run.start..middle, lower);
+        self.set(middle..run.end, upper);
+    }
+    /// What a bit less leaves of a branch: its lower or upper half.
+    pub(crate) fn half(&self, upper: bool) -> Half {
+        let middle = self.words.len() / 2;
+        let half = if upper { middle..self.words.len() } else { 0..middle };
+        let words = self.words[half.clone()].to_vec();
+        // The local depth of each is one at least, or the branch would have one child.
+        let mut list = Self { words, locals: self.locals[half].iter().map(|l| l - 1).collect() };
+        list.halve();
+        match list.words[..] {
+            [word] => Half::Child(Child { word, is_branch: list.locals().is_branch(0) }),
+            _ => Half::Branch(list),
+        }
+    }
+    /// How many children it has.
+    pub(crate) fn children(&self) -> usize {
+        self.locals().children_from(0).count()
+    }
+    /// The level of a page with this list, if those above and below it allow for `level`.
+    pub(crate) fn level(&self, level: u8) -> u8 {
+        let has_branches = self.locals.iter().any(|local| local & BRANCH_BIT != 0);
+        if has_branches { level } else { LOWEST_LEVEL }
     }
     /// Fills a page.
     pub(crate) fn build(&self, (words, body): (&mut [u64], &mut [u8])) {
@@ -135,14 +193,14 @@ pub(crate) fn hole(body: &[u8]) -> Range<usize> {
 pub(crate) fn check_branch(level: u8, words: usize, body: &[u8]) -> Result<(), String> {
     let most = bits_max(words * 8 + body.len());
     let bits = body.first().copied().map_or(0, u32::from);
-    if level > ROOT_LEVEL || !(1..=most).contains(&bits) || words != 1 << bits {
+    if level < LOWEST_LEVEL || !(1..=most).contains(&bits) || words != 1 << bits {
         return Err(format!("level {level}, {words} children, {bits} bits"));
     }
     if body.len() < HEADER_BYTES + words || body[ZERO_AT..HEADER_BYTES] != [0; 7] {
         return Err(format!("{} bytes with {words} children", body.len()));
     }
     let locals = Locals::new(body);
-    let mut deepest = 0;
+    let (mut deepest, mut has_branches) = (0, false);
     let mut slot = 0;
     while slot < words {
         let local = locals.local(slot);
@@ -153,14 +211,18 @@ pub(crate) fn check_branch(level: u8, words: usize, body: &[u8]) -> Result<(), S
         if run.start != slot || locals.0[run.clone()].iter().any(|other| *other != locals.0[slot]) {
             return Err(format!("child {slot} has local depth {local}, its neighbours differ"));
         }
-        if locals.is_branch(slot) && (local != most || level == 1) {
+        if locals.is_branch(slot) && (local == 0 || level == LOWEST_LEVEL) {
             return Err(format!("a branch at child {slot}, of local depth {local}"));
         }
+        has_branches |= locals.is_branch(slot);
         deepest = deepest.max(local);
         slot = run.end;
     }
     if deepest != bits {
         return Err(format!("{bits} bits, no child deeper than {deepest}"));
+    }
+    if has_branches != (level > LOWEST_LEVEL) {
+        return Err(format!("level {level}, and no branch below it"));
     }
     Ok(())
 }

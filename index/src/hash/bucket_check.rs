@@ -3,7 +3,7 @@
 use super::bucket::{
     Bucket, COUNT_AT, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, front_bytes, mark_of,
 };
-use super::way::{ROOT_LEVEL, bits_max};
+use super::way::bits_max;
 use super::{Hasher, u16_at};
 use crate::kind::{HANDLE_BYTES, max_inline_value_bytes, max_key_bytes};
 
@@ -48,11 +48,11 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
         return Err(format!("{count} rows in {} bytes", body.len()));
     }
     let bucket = Bucket::new(body);
-    let (bits_max, place) = (bits_max(body.len()), bucket.place());
-    if place.bits > u32::from(ROOT_LEVEL) * bits_max || !place.is_clean(bits_max) {
+    let place = bucket.place();
+    if place.bits > u32::from(u8::MAX) * bits_max(body.len()) || !place.is_clean() {
         return Err(format!("{place:?}"));
     }
-    let round = place.round(bits_max);
+    let round = place.round();
     let (key_bytes_max, value_bytes_max) =
         (max_key_bytes(body.len()), max_inline_value_bytes(body.len()));
     let (mut used, front) = (0, front_bytes(count));
@@ -78,7 +78,7 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
         let key = bucket.key(i);
         let first = hash.hash(key, 0);
         let last = if round == 0 { first } else { hash.hash(key, round) };
-        if bucket.mark(i) != mark_of(first) || !place.covers(last, bits_max) {
+        if bucket.mark(i) != mark_of(first) || !place.covers(last) {
             return Err(format!("row {i} has another hash than its mark and its place"));
         }
         if i > 0 && bucket.mark(i - 1) > bucket.mark(i) {

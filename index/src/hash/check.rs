@@ -4,13 +4,13 @@ use super::Hasher;
 use super::branch::{Locals, bits_of, check_branch};
 use super::bucket::{Bucket, handles};
 use super::bucket_check::check_bucket;
-use super::way::{Place, ROOT_LEVEL, Route, ToKey, bits_max, go_behind};
+use super::way::{Place, Route, Taken, ToKey, behind, bits_max};
 use crate::kind::{CheckStep, Checker, Handle};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
 
 /// A child that the walk went to: the word, the bits of the branch, the local depth of the child.
-type Taken = (usize, u32, u32);
+type Went = (usize, u32, u32);
 
 /// How far a walk has come. One step checks one bucket and the way to it.
 #[derive(Debug)]
@@ -45,27 +45,26 @@ impl Checker for Check {
         }
         let bits_max = bits_max(pages.content_bytes());
         let mut word = ChildWord::new(root.page(), ChildWord::hint_of(root.load()));
-        let mut trail: Vec<Taken> = Vec::new();
-        // The level, if the parent knows it.
-        let mut level = None;
+        let mut trail: Vec<Went> = Vec::new();
+        // The level of the branch above, and whether it has a branch here.
+        let mut above: Option<(u8, bool)> = None;
         loop {
             let page = pages.read(&word, view)?;
             let is_level = page.level();
-            if is_level == 0 && level.unwrap_or(0) == 0 {
+            if is_level == 0 && !above.is_some_and(|(_, branch)| branch) {
                 if let Err(what) = check_bucket(self.hash, page.words().len(), page.body()) {
                     return wrong(page.id(), &what);
                 }
                 let bucket = Bucket::new(page.body());
-                if let Some(what) = wrong_in_bucket(self.hash, bucket, &trail, bits_max) {
+                if let Some(what) = wrong_in_bucket(self.hash, bucket, &trail) {
                     return wrong(page.id(), &what);
                 }
                 handles(page.body(), visit);
                 self.next = self.behind.take();
                 return Ok(CheckStep::Page { rows: bucket.len() });
             }
-            let due = ROOT_LEVEL - u8::try_from(trail.len()).expect("no more than levels");
-            if is_level != level.unwrap_or(due) {
-                return wrong(page.id(), &format!("level {is_level} instead of {level:?}"));
+            if above.is_some_and(|(level, branch)| !branch || is_level == 0 || is_level >= level) {
+                return wrong(page.id(), &format!("level {is_level} below {above:?}"));
             }
             let (words, body) = (page.words(), page.body());
             if let Err(what) = check_branch(is_level, words.len(), body) {
@@ -77,12 +76,12 @@ impl Checker for Check {
             }
             let digit = next.get(trail.len()).copied().unwrap_or(0);
             let slot = usize::from(digit) >> (bits_max - bits);
-            let mut behind = next.clone();
-            let local = locals.local(slot);
-            self.behind =
-                go_behind(&mut behind, trail.len(), slot, bits, local, bits_max).then_some(behind);
-            level = Some(if locals.is_branch(slot) { is_level - 1 } else { 0 });
-            trail.push((slot, bits, local));
+            let taken = |&(slot, bits, local): &Went| Taken::new(slot, bits, local, bits_max);
+            let went = (slot, bits, locals.local(slot));
+            let before: Vec<Taken> = trail.iter().map(taken).collect();
+            self.behind = behind(&before, taken(&went), bits_max);
+            above = Some((is_level, locals.is_branch(slot)));
+            trail.push(went);
             let bits = words[slot].load();
             word = ChildWord::new(ChildWord::page_of(bits), ChildWord::hint_of(bits));
         }
@@ -102,23 +101,20 @@ fn split_run(words: &[ChildWord], locals: Locals<'_>) -> Option<usize> {
     })
 }
 
-fn wrong_in_bucket(
-    hash: Hasher,
-    bucket: Bucket<'_>,
-    trail: &[Taken],
-    bits_max: u32,
-) -> Option<String> {
+fn wrong_in_bucket(hash: Hasher, bucket: Bucket<'_>, trail: &[Went]) -> Option<String> {
     let taken = trail.iter().map(|(slot, bits, local)| (slot >> (bits - local), *local));
-    let place = Place::along(taken, bits_max);
+    let place = Place::along(taken);
     if bucket.place() != place {
         return Some(format!("{:?}, its parent says {place:?}", bucket.place()));
     }
     let mut keys: Vec<&[u8]> = Vec::with_capacity(bucket.len());
     for i in 0..bucket.len() {
         let mut route = ToKey::new(hash, bucket.key(i));
-        let leads_here = trail
-            .iter()
-            .all(|(slot, bits, local)| (route.slot(*bits) ^ slot) >> (bits - local) == 0);
+        let leads_here = trail.iter().all(|&(slot, bits, local)| {
+            let leads_there = (route.slot(bits) ^ slot) >> (bits - local) == 0;
+            route.go_down(slot, bits, local);
+            leads_there
+        });
         if !leads_here {
             return Some(format!("row {i} belongs elsewhere"));
         }

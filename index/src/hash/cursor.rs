@@ -4,10 +4,11 @@
 use super::branch::{Locals, bits_of};
 use super::bucket::Bucket;
 use super::read::{Path, visit};
-use super::way::{Along, ROOT_LEVEL, bits_max, go_behind};
+use super::way::{Along, Taken, behind, bits_max};
 use crate::kind::{Ahead, Cursor, Value};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
+use std::cell::RefCell;
 
 /// Pages asked for at once by an iteration that goes on: two at its second bucket, then twice as many each
 /// time, up to this.
@@ -53,20 +54,17 @@ impl HashCursor {
         self.started = true;
     }
 
-    /// Moves on behind the bucket that was just copied.
-    fn go_on<R: PageRead>(&mut self, parent: Option<&R>, bits_max: u32) {
+    /// Moves on behind the bucket that was just copied, which `trail` and a branch lead to.
+    fn go_on<R: PageRead>(&mut self, trail: &[Taken], parent: Option<&R>, bits_max: u32) {
         self.next_hint = None;
-        let (Some(parent), Some(mut digits)) = (parent, self.next.take()) else { return };
+        let (Some(parent), Some(digits)) = (parent, self.next.take()) else { return };
         let (bits, locals) = (bits_of(parent.words()), Locals::new(parent.body()));
-        let depth = usize::from(ROOT_LEVEL - parent.level());
-        let digit = digits.get(depth).copied().unwrap_or(0);
+        let digit = digits.get(trail.len()).copied().unwrap_or(0);
         let slot = usize::from(digit) >> (bits_max - bits);
         let next = parent.words().get(locals.run(slot).end).map(ChildWord::load);
         let hint = next.map(ChildWord::hint_of);
         self.next_hint = hint.filter(|hint| *hint != ChildWord::NO_HINT);
-        if go_behind(&mut digits, depth, slot, bits, locals.local(slot), bits_max) {
-            self.next = Some(digits);
-        }
+        self.next = behind(trail, Taken::new(slot, bits, locals.local(slot), bits_max), bits_max);
     }
 }
 
@@ -87,10 +85,11 @@ impl Cursor for HashCursor {
             }
             let digits = self.next.clone().unwrap_or_default();
             let content_bytes = pages.content_bytes();
-            let along = Along::new(&digits, content_bytes);
+            let trail = RefCell::default();
+            let along = Along::new(&digits, content_bytes, &trail);
             visit(pages, root, view, along, |bucket, above| {
                 self.fill(bucket.body());
-                self.go_on(above, bits_max(content_bytes));
+                self.go_on(&trail.borrow(), above, bits_max(content_bytes));
             })?;
         }
     }
@@ -110,21 +109,21 @@ impl Cursor for HashCursor {
         let Some(mut digits) = self.next.clone() else { return Ok(()) };
         let window = if self.started { (self.window * 2).min(READ_AHEAD_MAX) } else { 1 };
         let (content_bytes, enough) = (pages.content_bytes(), out.len() + window);
+        let trail = RefCell::default();
         loop {
-            let along = Along::new(&digits, content_bytes);
+            let along = Along::new(&digits, content_bytes, &trail);
             let (path, missing) = Path::down_in_memory(pages, root, view, along)?;
             let Some((branch, slot)) = path.nodes.last() else { break };
             let (words, locals) = (branch.words(), Locals::new(branch.body()));
             let children = locals.children_from(*slot);
             out.extend(children.take(enough - out.len()).map(|slot| words[slot].page()));
-            let (depth, last) = (path.nodes.len() - 1, words.len() - 1);
-            let (bits, bits_max) = (bits_of(words), bits_max(content_bytes));
-            if out.len() == enough
-                || missing.is_some()
-                || !go_behind(&mut digits, depth, last, bits, locals.local(last), bits_max)
-            {
+            if out.len() == enough || missing.is_some() {
                 break;
             }
+            let (last, bits, bits_max) = (words.len() - 1, bits_of(words), bits_max(content_bytes));
+            let last = Taken::new(last, bits, locals.local(last), bits_max);
+            let Some(next) = behind(&trail.borrow(), last, bits_max) else { break };
+            digits = next;
         }
         self.window = window;
         Ok(())

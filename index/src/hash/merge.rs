@@ -4,10 +4,10 @@
 //! the bucket takes its place: in the branch above, or as the root.
 
 use super::Hash;
-use super::branch::List;
+use super::branch::{Child, List};
 use super::bucket::{self, Bucket};
 use super::read::{Path, corrupt};
-use super::way::{Place, ToKey, bits_max};
+use super::way::{Place, ToKey};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
 
 /// A merged bucket is at most this full, so that the next inserts do not split it again.
@@ -50,13 +50,13 @@ pub(crate) fn tidy<P: TurnPages>(
     if bits == 0 || bits != its.place().bits {
         return Err(corrupt(&page, "a bucket that belongs elsewhere"));
     }
-    let place = Place::of(hash, key, bits - 1, bits_max(pages.content_bytes()));
+    let place = Place::of(hash, key, bits - 1);
     let mut joined = vec![0; page.body().len()];
     bucket::build_joined(&mut joined, place, [mine, its]);
 
     let word = node.words()[*slot].load();
     let start = run.start & !run.len();
-    list.set_bucket(start..start + 2 * run.len(), word);
+    list.set(start..start + 2 * run.len(), Child::bucket(word));
     list.halve();
     let alone = list.len() == 1;
     for changed in [page.id(), other.id(), node.id()] {
@@ -64,7 +64,7 @@ pub(crate) fn tidy<P: TurnPages>(
     }
     let new = match path.nodes.len().checked_sub(2).map(|above| &path.nodes[above]) {
         _ if !alone => {
-            let mut new = pages.replace(node.id(), node.level(), list.len())?;
+            let mut new = pages.replace(node.id(), list.level(node.level()), list.len())?;
             list.build(new.parts_mut());
             new
         }
@@ -78,8 +78,8 @@ pub(crate) fn tidy<P: TurnPages>(
         }
         Some((above, slot)) => {
             let mut list = List::of(above.words(), above.body());
-            list.set_bucket(*slot..slot + 1, word);
-            let mut new = pages.replace(above.id(), above.level(), list.len())?;
+            list.set(list.locals().run(*slot), Child::bucket(word));
+            let mut new = pages.replace(above.id(), list.level(above.level()), list.len())?;
             list.build(new.parts_mut());
             new
         }

@@ -3,14 +3,15 @@
 //! ```text
 //!            branch of 2^k words          the next k bits of the hash choose a word
 //!       /      |      |        \
-//!   bucket  bucket  bucket    branch      several words may name one bucket; a branch below
-//!                            /      \     only where k cannot grow
+//!   bucket  bucket  bucket    branch      several words may name one child; a branch goes on behind
+//!                            /      \     the bits that its words have in common
 //!                        bucket   bucket
 //! ```
 //!
 //! Bits are taken from the top, so buckets in the order of the trie are in the order of the hash
-//! ([`Kind::rank`]). With 8 KiB pages a branch takes up to 9 bits: two branches and a bucket reach a hundred
-//! thousand buckets or more.
+//! ([`Kind::rank`]). With 8 KiB pages a branch takes up to 9 bits; one that needs more is divided, and the trie grows
+//! at the root: two branches and a bucket reach a hundred thousand buckets or more, and a branch more
+//! does for some hundred times as many.
 //!
 //! | module | |
 //! |---|---|
@@ -21,15 +22,15 @@
 //! | `guess` | which frame a bucket is in |
 //! | `absent` | what is known of buckets that are not in memory |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
-//! | `split`, `merge`, `range` | changes over several pages |
+//! | `split`, `divide`, `merge`, `range` | changes over several pages |
 //! | `cursor` | bucket by bucket |
 //! | `check` | a walk that checks everything |
 //!
 //! # Invariants
 //!
-//! - H1: a branch that hangs `depth` branches below the root has level `ROOT_LEVEL` - `depth` and begins
-//!   at bit `depth` × `bits_max`; buckets have level 0, wherever they hang.
-//! - H2: only a branch of `bits_max` bits has branches below it; each of them is named by one word.
+//! - H1: buckets have level 0, branches with buckets only level 1, other branches more, and any page less than the
+//!   one above it.
+//! - H2: a child is named by the 2^(k-l) words of a branch that share its first l bits, a branch by one bit at least.
 //! - H3: some child of a branch needs all its bits; so a branch has two children at least.
 //! - H4: a bucket with one row has room for another of the longest key and inline value: a split can
 //!   always make room.
@@ -47,6 +48,7 @@ pub(crate) mod bucket;
 pub(crate) mod bucket_check;
 mod check;
 mod cursor;
+mod divide;
 mod gaps;
 mod guess;
 mod layout;

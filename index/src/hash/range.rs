@@ -7,6 +7,7 @@ use super::read::Path;
 use super::way::{Along, Place};
 use crate::kind::{Handle, PreparedRange};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use std::cell::RefCell;
 
 /// A delete of everything, ready to be carried out. Dropping it changes nothing.
 pub struct Everything<'a, P: TurnPages + 'a> {
@@ -34,7 +35,8 @@ pub(crate) fn prepare<'a, P: TurnPages>(
     pages: &'a P,
     root: &ChildWord,
 ) -> Step<Everything<'a, P>> {
-    let along = Along::new(&[], pages.content_bytes());
+    let trail = RefCell::default();
+    let along = Along::new(&[], pages.content_bytes(), &trail);
     let path = Path::down(pages, root, View::Current, along)?;
     let Some((top, _)) = path.nodes.first() else {
         return Ok(Everything { filters, pages, what: What::Bucket(pages.write(root)?) });

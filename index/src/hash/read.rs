@@ -1,7 +1,7 @@
 //! Following bits down.
 
 use super::branch::{Locals, bits_of};
-use super::way::{ROOT_LEVEL, Route, bits_max};
+use super::way::{LOWEST_LEVEL, Route};
 use crate::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
 use esker_base::{CommitNo, PageId};
 
@@ -29,27 +29,27 @@ pub(crate) fn corrupt<R: PageRead>(page: &R, detail: &str) -> Stop {
     Stop::Corrupt { page: page.id(), detail: detail.to_owned() }
 }
 
-/// The level that a branch has below one of level `above`.
+/// Checks the level of a page: levels fall on the way down, so that it ends.
 #[inline]
-pub(crate) fn level_below(above: Option<u8>) -> u8 {
-    above.map_or(ROOT_LEVEL, |level| level - 1)
-}
-
-/// Checks the level of a page, which is a bucket, or a branch of level `below`.
-#[inline]
-pub(crate) fn check_level<R: PageRead>(page: &R, below: u8) -> Step<()> {
-    match page.level() {
-        0 => Ok(()),
-        level if level == below => Ok(()),
-        level => Err(corrupt(page, &format!("a branch of level {level}, not {below}"))),
+pub(crate) fn check_level<R: PageRead>(page: &R, above: Option<u8>) -> Step<()> {
+    let level = page.level();
+    match above {
+        Some(above) if level >= above => {
+            Err(corrupt(page, &format!("a page of level {level} below {above}")))
+        }
+        _ => Ok(()),
     }
 }
 
-/// True if a branch's child is a bucket. As a rule only the branch's bits are looked at, which its header says.
+/// The local depth of a branch's child if that is a branch. The level says it of most that have none, without a
+/// look at the body.
 #[inline]
-fn leads_to_bucket<R: PageRead>(branch: &R, slot: usize, content_bytes: usize) -> bool {
-    // H2
-    bits_of(branch.words()) < bits_max(content_bytes) || !Locals::new(branch.body()).is_branch(slot)
+pub(crate) fn branch_at<R: PageRead>(branch: &R, slot: usize) -> Option<u32> {
+    if branch.level() == LOWEST_LEVEL {
+        return None;
+    }
+    let locals = Locals::new(branch.body());
+    locals.is_branch(slot).then(|| locals.local(slot))
 }
 
 /// What a way down has led to.
@@ -129,14 +129,16 @@ fn visit_below<'a, P: Pages, T>(
             Ok(f(Seen::Bucket(&page, above.map(|above| above.page))))
         };
     }
-    let below = level_below(above.map(|above| above.page.level()));
-    if let Err(stop) = check_level(&page, below) {
+    if let Err(stop) = check_level(&page, above.map(|above| above.page.level())) {
         return Err(if moved() { Stop::Moved } else { stop });
     }
-    let slot = route.slot(bits_of(page.words()));
+    let bits = bits_of(page.words());
+    let slot = route.slot(bits);
     let next = &page.words()[slot];
-    if leads_to_bucket(&page, slot, pages.content_bytes()) {
-        route.ask_ahead(pages, next);
+    if let Some(local) = branch_at(&page, slot) {
+        route.go_down(slot, bits, local);
+    } else {
+        route.ask_ahead(pages, next, bits);
     }
     let here = Above { page: &page, up: above };
     visit_below(pages, next, view, route, Some(&here), absent_since, f)
@@ -171,24 +173,22 @@ impl<'a, P: Pages> Path<'a, P> {
         let mut nodes: Vec<(P::Read<'a>, usize)> = Vec::with_capacity(4);
         let mut page = pages.read(root, view)?;
         let root = root.load();
-        check_level(&page, ROOT_LEVEL)?;
         while page.level() > 0 {
-            let level = page.level();
-            let slot = route.slot(bits_of(page.words()));
-            let to_branch = Locals::new(page.body()).is_branch(slot);
+            let (level, bits) = (page.level(), bits_of(page.words()));
+            let slot = route.slot(bits);
+            let branch = branch_at(&page, slot);
             nodes.push((page, slot));
-            if !to_branch {
-                break;
-            }
+            let Some(local) = branch else { break };
+            route.go_down(slot, bits, local);
             let (parent, _) = nodes.last().expect("just pushed");
             page = match pages.read(&parent.words()[slot], view) {
                 Ok(page) => page,
                 Err(Stop::Missing(page)) => return Ok((Self { nodes, root }, Some(page))),
                 Err(stop) => return Err(stop),
             };
-            if page.level() != level - 1 {
-                let detail = format!("level {} under level {level}", page.level());
-                return Err(corrupt(&page, &detail));
+            check_level(&page, Some(level))?;
+            if page.level() == 0 {
+                return Err(corrupt(&page, "a bucket instead of a branch"));
             }
         }
         Ok((Self { nodes, root }, None))

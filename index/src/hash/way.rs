@@ -1,18 +1,23 @@
 //! Which bits lead where.
 //!
-//! The way to a key is spelled by the bits of its hash, from the top. A branch takes the next k of them, and has
-//! branches below it only if k is [`bits_max`]; so a branch `depth` branches below the root begins at bit `depth` ×
-//! `bits_max`. A hash has 64 bits: as many whole branches as they suffice for are a *round*, and
-//! the next round takes the bits of the hash with the next seed.
+//! The way to a key is spelled by the bits of its hash, from the top, and behind them by those of the hash with the next
+//! seed, and so on: each 64 bits are a *round*. A branch looks at the next k of them; a branch below it, which has
+//! local depth l in it, goes on behind the first l.
 
 use super::branch::{HEADER_BYTES, LOCAL_BYTES};
 use super::bucket::{FRONT_AHEAD_BYTES, around_home};
 use super::guess::Guesses;
 use super::{Hash, Hasher};
 use crate::pages::{ChildWord, Pages};
+use std::cell::RefCell;
 
-/// The level of a root with children. Every branch below is one less; so there are more than ten rounds.
-pub(crate) const ROOT_LEVEL: u8 = 240;
+/// The level of a branch that has only buckets below it.
+pub(crate) const LOWEST_LEVEL: u8 = 1;
+/// The level of a root that gets its first branch below it. Levels fall on the way down; above is room for a root to grow
+/// another sixteen times at the top, below for ten rounds of keys that have the same hash.
+pub(crate) const ROOT_LEVEL: u8 = 239;
+/// Bits of a hash.
+const ROUND_BITS: u32 = 64;
 
 const WORD_BYTES: usize = 8;
 
@@ -22,11 +27,6 @@ pub(crate) fn bits_max(content_bytes: usize) -> u32 {
     children.max(2).ilog2()
 }
 
-/// Bits of a hash that a round uses.
-fn round_bits(bits_max: u32) -> u32 {
-    64 / bits_max * bits_max
-}
-
 /// The top `n` of 64 bits.
 fn top(n: u32) -> u64 {
     u64::MAX.checked_shl(64 - n).unwrap_or(0)
@@ -34,10 +34,12 @@ fn top(n: u32) -> u64 {
 
 /// Where to go: what the branches on the way are asked one after the other.
 pub(crate) trait Route {
-    /// The child to take in the next branch, which has 2^`bits` words.
-    fn slot(&mut self, bits: u32) -> usize;
-    /// Asks for what will be looked at first in the bucket at its end, which `word` names.
-    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord) {
+    /// The word to take in a branch of 2^`bits` words.
+    fn slot(&self, bits: u32) -> usize;
+    /// Goes on in the branch that this word names, which has local depth `local`.
+    fn go_down(&mut self, slot: usize, bits: u32, local: u32);
+    /// Asks for what will be looked at first in the bucket at its end, which `word` of a branch of 2^`bits` words names.
+    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord, _bits: u32) {
         pages.prefetch(word, 0..FRONT_AHEAD_BYTES);
     }
 }
@@ -55,11 +57,9 @@ pub(crate) struct ToKey<'k> {
     hash: Hasher,
     key: &'k [u8],
     round: u32,
-    /// Bits of this round that are still to be used, at the top.
+    /// Bits of this round that are still to be used: `left`, at the top; zeroes below.
     rest: u64,
-    used: u32,
-    /// Bits of the branch before.
-    last: u32,
+    left: u32,
     first: u64,
     guesses: Option<&'k Guesses>,
     /// The frame in which lines have been asked for.
@@ -75,7 +75,7 @@ impl<'k> ToKey<'k> {
     #[inline]
     pub(crate) fn hashed(hash: Hasher, key: &'k [u8], first: u64) -> Self {
         let (guesses, asked) = (None, None);
-        Self { hash, key, round: 0, rest: first, used: 0, last: 0, first, guesses, asked }
+        Self { hash, key, round: 0, rest: first, left: ROUND_BITS, first, guesses, asked }
     }
     /// As `hashed`; asks at once for lines of the frame in which the bucket is guessed to be.
     #[inline]
@@ -88,25 +88,33 @@ impl<'k> ToKey<'k> {
         let guesses = Some(&table.guesses);
         Self { guesses, asked, ..Self::hashed(table.hasher, key, first) }
     }
+    /// The next bits where this round does not have them all.
+    #[cold]
+    fn over_the_end(&self) -> u64 {
+        self.rest | self.hash.hash(self.key, self.round + 1) >> self.left
+    }
 }
 
 impl Route for ToKey<'_> {
     #[inline]
-    fn slot(&mut self, bits: u32) -> usize {
-        // Whatever has branches below it has the most bits that a branch can have.
-        if self.used + self.last > 64 {
-            self.round += 1;
-            self.rest = self.hash.hash(self.key, self.round);
-            self.used = 0;
-        }
-        let slot = self.rest >> (64 - bits);
-        self.rest <<= bits;
-        self.used += bits;
-        self.last = bits;
-        usize::try_from(slot).expect("a few bits")
+    fn slot(&self, bits: u32) -> usize {
+        let next = if bits <= self.left { self.rest } else { self.over_the_end() };
+        usize::try_from(next >> (ROUND_BITS - bits)).expect("a few bits")
     }
     #[inline]
-    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord) {
+    fn go_down(&mut self, _slot: usize, _bits: u32, local: u32) {
+        let mut local = local;
+        if local >= self.left {
+            local -= self.left;
+            self.round += 1;
+            self.rest = self.hash.hash(self.key, self.round);
+            self.left = ROUND_BITS;
+        }
+        self.rest <<= local;
+        self.left -= local;
+    }
+    #[inline]
+    fn ask_ahead<P: Pages>(&self, pages: &P, word: &ChildWord, bits: u32) {
         let frame = ChildWord::hint_of(word.load());
         if self.asked == Some(frame) {
             return;
@@ -116,8 +124,25 @@ impl Route for ToKey<'_> {
             && frame != ChildWord::NO_HINT
             && self.round == 0
         {
-            guesses.learn(self.first, self.used, frame);
+            guesses.learn(self.first, (ROUND_BITS - self.left + bits).min(ROUND_BITS), frame);
         }
+    }
+}
+
+/// Which child was taken in a branch: the first bits of its words, followed by zeroes up to [`bits_max`], and
+/// by how much those of the next child are more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    digit: u16,
+    step: u16,
+}
+
+impl Taken {
+    /// The child of local depth `local` that `slot` names in a branch of `bits` bits.
+    pub(crate) fn new(slot: usize, bits: u32, local: u32, bits_max: u32) -> Self {
+        let small = |n: usize| u16::try_from(n).expect("bits of a branch");
+        let digit = slot >> (bits - local) << (bits_max - local);
+        Self { digit: small(digit), step: small(1 << (bits_max - local)) }
     }
 }
 
@@ -126,40 +151,46 @@ impl Route for ToKey<'_> {
 pub(crate) struct Along<'d> {
     digits: &'d [u16],
     bits_max: u32,
+    /// The branches that it went down to.
+    trail: &'d RefCell<Vec<Taken>>,
 }
 
 impl<'d> Along<'d> {
-    pub(crate) fn new(digits: &'d [u16], content_bytes: usize) -> Self {
-        Self { digits, bits_max: bits_max(content_bytes) }
+    pub(crate) fn new(
+        digits: &'d [u16],
+        content_bytes: usize,
+        trail: &'d RefCell<Vec<Taken>>,
+    ) -> Self {
+        trail.borrow_mut().clear();
+        Self { digits, bits_max: bits_max(content_bytes), trail }
     }
 }
 
 impl Route for Along<'_> {
-    fn slot(&mut self, bits: u32) -> usize {
-        let Some((digit, rest)) = self.digits.split_first() else { return 0 };
-        self.digits = rest;
-        usize::from(*digit) >> self.bits_max.saturating_sub(bits)
+    fn slot(&self, bits: u32) -> usize {
+        let digit = self.digits.first().copied().unwrap_or(0);
+        usize::from(digit) >> self.bits_max.saturating_sub(bits)
+    }
+    fn go_down(&mut self, slot: usize, bits: u32, local: u32) {
+        self.digits = self.digits.get(1..).unwrap_or_default();
+        self.trail.borrow_mut().push(Taken::new(slot, bits, local, self.bits_max));
     }
 }
 
-/// Moves `digits` behind the child that was taken at `depth`: `slot` in a branch of `bits` bits, of which the child
-/// has `local`. False if nothing comes after it.
-pub(crate) fn go_behind(
-    digits: &mut Vec<u16>,
-    depth: usize,
-    slot: usize,
-    bits: u32,
-    local: u32,
-    bits_max: u32,
-) -> bool {
-    digits.resize(depth, 0);
-    let mut next = ((slot >> (bits - local)) + 1) << (bits_max - local);
-    while next >> bits_max != 0 {
-        let Some(above) = digits.pop() else { return false };
-        next = usize::from(above) + 1;
+/// The place behind `last`, which was taken in the branch that `trail` leads to; `None` if nothing comes after it.
+pub(crate) fn behind(trail: &[Taken], last: Taken, bits_max: u32) -> Option<Vec<u16>> {
+    let mut above = trail.len();
+    let mut taken = last;
+    loop {
+        let next = u32::from(taken.digit) + u32::from(taken.step);
+        if next >> bits_max == 0 {
+            let mut digits: Vec<u16> = trail[..above].iter().map(|taken| taken.digit).collect();
+            digits.push(u16::try_from(next).expect("bits of a branch"));
+            return Some(digits);
+        }
+        above = above.checked_sub(1)?;
+        taken = trail[above];
     }
-    digits.push(u16::try_from(next).expect("bits of a branch"));
-    true
 }
 
 /// The place of a bucket: what the hashes of its keys have in common.
@@ -176,64 +207,59 @@ impl Place {
     pub(crate) const ROOT: Self = Self { bits: 0, prefix: 0 };
 
     /// The place that `bits` bits lead to on the way of a key.
-    pub(crate) fn of(hash: Hasher, key: &[u8], bits: u32, bits_max: u32) -> Self {
+    pub(crate) fn of(hash: Hasher, key: &[u8], bits: u32) -> Self {
         let place = Self { bits, prefix: 0 };
-        let prefix = hash.hash(key, place.round(bits_max)) & top(place.bits_in_round(bits_max));
+        let prefix = hash.hash(key, place.round()) & top(place.bits_in_round());
         Self { bits, prefix }
     }
     /// The place that children lead to: what each branch took, and how many bits that was.
-    pub(crate) fn along(trail: impl Iterator<Item = (usize, u32)>, bits_max: u32) -> Self {
+    pub(crate) fn along(trail: impl Iterator<Item = (usize, u32)>) -> Self {
         let mut place = Self::ROOT;
-        let mut used = 0;
         for (digit, bits) in trail {
-            if used + bits_max > 64 {
-                (place.prefix, used) = (0, 0);
+            for bit in (0..bits).rev() {
+                if place.bits.is_multiple_of(ROUND_BITS) {
+                    place.prefix = 0;
+                }
+                place.bits += 1;
+                place.prefix |= (digit as u64 >> bit & 1) << (ROUND_BITS - place.bits_in_round());
             }
-            used += bits;
-            place.bits += bits;
-            place.prefix |= (digit as u64) << (64 - used);
         }
         place
     }
     /// The round of its last bit.
-    pub(crate) fn round(self, bits_max: u32) -> u32 {
-        self.bits.saturating_sub(1) / round_bits(bits_max)
+    pub(crate) fn round(self) -> u32 {
+        self.bits.saturating_sub(1) / ROUND_BITS
     }
     /// Bits of the last round.
-    fn bits_in_round(self, bits_max: u32) -> u32 {
+    fn bits_in_round(self) -> u32 {
         match self.bits.checked_sub(1) {
-            Some(before) => before % round_bits(bits_max) + 1,
+            Some(before) => before % ROUND_BITS + 1,
             None => 0,
         }
     }
     /// True if this is in the first round, so that its keys follow each other in the order of
     /// [`rank`](crate::kind::Kind::rank).
-    pub(crate) fn is_ranked(self, bits_max: u32) -> bool {
-        self.bits <= round_bits(bits_max)
+    pub(crate) fn is_ranked(self) -> bool {
+        self.bits <= ROUND_BITS
     }
     /// True if nothing is set below the prefix.
-    pub(crate) fn is_clean(self, bits_max: u32) -> bool {
-        self.prefix & !top(self.bits_in_round(bits_max)) == 0
+    pub(crate) fn is_clean(self) -> bool {
+        self.prefix & !top(self.bits_in_round()) == 0
     }
     /// True if the hash of the place's last round leads there.
     #[inline]
-    pub(crate) fn covers(self, hash: u64, bits_max: u32) -> bool {
-        (hash ^ self.prefix) & top(self.bits_in_round(bits_max)) == 0
+    pub(crate) fn covers(self, hash: u64) -> bool {
+        (hash ^ self.prefix) & top(self.bits_in_round()) == 0
     }
     /// The two places that one more bit makes of it; `key` lies there.
-    pub(crate) fn halves(self, hash: Hasher, key: &[u8], bits_max: u32) -> [Self; 2] {
-        let of = Self::of(hash, key, self.bits + 1, bits_max);
-        let last = 1u64 << (64 - of.bits_in_round(bits_max));
+    pub(crate) fn halves(self, hash: Hasher, key: &[u8]) -> [Self; 2] {
+        let of = Self::of(hash, key, self.bits + 1);
+        let last = 1u64 << (ROUND_BITS - of.bits_in_round());
         [Self { prefix: of.prefix & !last, ..of }, Self { prefix: of.prefix | last, ..of }]
     }
     /// Which half a key of this place goes to.
-    pub(crate) fn is_in_upper_half(self, hash: Hasher, key: &[u8], bits_max: u32) -> bool {
-        let (round, bit) = (self.bits / round_bits(bits_max), self.bits % round_bits(bits_max));
-        hash.hash(key, round) >> (63 - bit) & 1 == 1
+    pub(crate) fn is_in_upper_half(self, hash: Hasher, key: &[u8]) -> bool {
+        let (round, bit) = (self.bits / ROUND_BITS, self.bits % ROUND_BITS);
+        hash.hash(key, round) >> (ROUND_BITS - 1 - bit) & 1 == 1
     }
-}
-
-/// True if two hashes of the first round lead the same way as far as that round goes.
-pub(crate) fn share_first_round(a: u64, b: u64, bits_max: u32) -> bool {
-    (a ^ b) & top(round_bits(bits_max)) == 0
 }

@@ -1,11 +1,11 @@
 //! Writes in the commit turn: first everything that may stop, then the change, which cannot.
 
 use super::absent::Filters;
-use super::branch::{Locals, bits_of};
+use super::branch::bits_of;
 use super::bucket::{self, Bucket, Growth, mark_of};
-use super::read::{Path, check_level, corrupt, level_below};
+use super::read::{Path, branch_at, check_level, corrupt};
 use super::split::split;
-use super::way::{Place, Route, ToKey, bits_max, share_first_round};
+use super::way::{Place, Route, ToKey};
 use super::{Hash, Hasher};
 use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
@@ -28,15 +28,17 @@ fn latch<'a, P: TurnPages>(
     above: Option<u8>,
 ) -> Step<P::Write<'a>> {
     let page = pages.read(word, View::Current)?;
-    check_level(&page, level_below(above))?;
+    check_level(&page, above)?;
     let level = page.level();
     if level == 0 {
         drop(page);
         return pages.write(word);
     }
-    let slot = route.slot(bits_of(page.words()));
+    let bits = bits_of(page.words());
+    let slot = route.slot(bits);
     let next = &page.words()[slot];
-    if Locals::new(page.body()).is_branch(slot) {
+    if let Some(local) = branch_at(&page, slot) {
+        route.go_down(slot, bits, local);
         latch(pages, next, route, Some(level))
     } else {
         pages.write(next)
@@ -162,16 +164,15 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
     let hash = table.hasher;
     let key = writes.get(0).key;
     let first = hash.hash(key, 0);
-    let bits_max = bits_max(pages.content_bytes());
     loop {
         let page = latch(pages, root, ToKey::hashed(hash, key, first), None)?;
         let bucket = Bucket::new(page.body());
         let place = bucket.place();
-        if !place.is_ranked(bits_max) {
+        if !place.is_ranked() {
             drop(page);
             return prepare_deep_group(table, pages, root, writes, first);
         }
-        match fitting(hash, bucket, writes, |first| place.covers(first, bits_max)) {
+        match fitting(hash, bucket, writes, |first| place.covers(first)) {
             0 => split(table, pages, root, page, key)?,
             len => {
                 let (buckets, targets) = (vec![page], Vec::new());
@@ -214,14 +215,14 @@ fn prepare_deep_group<'a, P: TurnPages>(
     writes: &dyn GroupWrites,
     first: u64,
 ) -> Step<Group<'a, P>> {
-    let (hash, bits_max) = (table.hasher, bits_max(pages.content_bytes()));
+    let hash = table.hasher;
     let mark = |key: &[u8]| mark_of(hash.hash(key, 0));
     'again: loop {
         let (mut buckets, mut growths) = (Vec::<P::Write<'a>>::new(), Vec::<Growth>::new());
         let mut targets = Vec::new();
         for i in 0..writes.len() {
             let GroupWrite { key, value } = writes.get(i);
-            if !share_first_round(first, hash.hash(key, 0), bits_max) {
+            if hash.hash(key, 0) != first {
                 break;
             }
             let path = Path::down(pages, root, View::Current, ToKey::new(hash, key))?;
