@@ -166,6 +166,7 @@ impl Engine {
             || pages * REPLAY_PAGE_NS + log_bytes * REPLAY_LOG_BYTE_NS > REPLAY_NS_MAX
             || self.store.written_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max()
             || self.checkpoint_wanted.load(Ordering::Relaxed)
+            || self.is_space_tight()
     }
 
     /// Bytes of images that may be written between two checkpoints: what they replace stays on the disk
@@ -187,11 +188,14 @@ impl Engine {
             self.note_failure(self.work_round(false));
         }
         if self.is_checkpoint_due() {
+            let is_tight = self.is_space_tight();
             let before = self.store.counters.image_bytes_written.load(Ordering::Relaxed);
             self.note_failure(self.checkpoint());
             let wrote = self.store.counters.image_bytes_written.load(Ordering::Relaxed) - before;
             self.note_failure(self.free_given_up());
-            self.note_failure(self.clean_up_to(DEAD_PERCENT_BUSY, wrote.max(CLEAN_STEP_BYTES)));
+            // While there is still room to move what lives beside the dead.
+            let percent = if is_tight { DEAD_PERCENT_FULL } else { DEAD_PERCENT_BUSY };
+            self.note_failure(self.clean_up_to(percent, wrote.max(CLEAN_STEP_BYTES)));
         }
     }
 
@@ -267,7 +271,7 @@ impl Engine {
         self.store.versions.count() == 0
     }
 
-    fn note_failure<T>(&self, result: Result<T>) {
+    pub(crate) fn note_failure<T>(&self, result: Result<T>) {
         match result {
             // Space may come back; readers and later writers find out for themselves. What is damaged
             // stays so; the rest is served.
@@ -293,7 +297,7 @@ impl Engine {
     }
 
     /// Frees pages that no cut sees any more. True if something was freed.
-    fn free_given_up(&self) -> Result<bool> {
+    pub(crate) fn free_given_up(&self) -> Result<bool> {
         let _maintenance = self.maintenance.lock();
         let oldest = {
             let mut turn = self.turn.lock();
@@ -337,13 +341,19 @@ impl Engine {
     }
 
     /// Cleans until the policy is content or `limit_bytes` were moved; returns bytes moved.
-    fn clean_up_to(&self, dead_percent_max: u64, limit_bytes: u64) -> Result<u64> {
+    pub(crate) fn clean_up_to(&self, dead_percent_max: u64, limit_bytes: u64) -> Result<u64> {
         let _maintenance = self.maintenance.lock();
+        // What is moved takes space until a checkpoint lets go of where it was.
+        let free_bytes = self.store.disk.free_bytes()?;
+        let limit_bytes = limit_bytes.min((free_bytes / 4).max(1));
         let mut moved = 0;
         while moved < limit_bytes {
-            match self.store.clean_one(dead_percent_max)? {
-                Some(bytes) => moved += bytes.max(1),
-                None => break,
+            match self.store.clean_one(dead_percent_max) {
+                Ok(Some(bytes)) => moved += bytes.max(1),
+                Ok(None) => break,
+                // A checkpoint gives back what was moved already.
+                Err(Error::NoSpace { .. }) if moved > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(moved)
@@ -356,15 +366,16 @@ impl Engine {
         let started = self.store.disk.now();
         self.checkpoint_wanted.store(false, Ordering::Relaxed);
         let mut engine_part = Vec::new();
-        let (cut, lsn) = {
+        let (cut, lsn, dirtied) = {
             let mut turn = self.turn.lock();
             let cut = turn.last;
             turn.cuts.take(cut);
             self.hand_over_freed(&mut turn);
             self.give_back_ids(&mut turn);
-            self.store.begin_checkpoint(cut);
+            let dirtied = self.store.begin_checkpoint(cut);
+            self.space_check_at.store(0, Ordering::Relaxed);
             self.catalog.read().encode(turn.next_table, &mut engine_part);
-            (cut, self.wal.seal(&mut turn.tail))
+            (cut, self.wal.seal(&mut turn.tail), dirtied)
         };
         let write = || self.write_checkpoint(cut, lsn, &engine_part, *superblock);
         let written = match write() {
@@ -380,6 +391,8 @@ impl Engine {
         let (freeze, new) = match written {
             Ok(written) => written,
             Err(error) => {
+                // At most so many are dirty still.
+                self.store.dirtied.fetch_add(dirtied, Ordering::Relaxed);
                 if !matches!(error, Error::NoSpace { .. } | Error::TooManyFiles { .. }) {
                     self.poison(error.to_string());
                 }
@@ -419,44 +432,6 @@ impl Engine {
             ..old
         };
         self.store.checkpoint_commit(cut, engine_part, next)
-    }
-
-    /// On a full disk: gives up what is kept for speed, and cleans to the last bit, with the reserve if
-    /// need be. False if that brought nothing, or was tried since the last commit.
-    pub(crate) fn make_space(&self) -> bool {
-        let now = self.store.published().0 + 1;
-        if self.space_sought_at.swap(now, Ordering::Relaxed) == now {
-            return false;
-        }
-        let free_bytes = || self.store.disk.free_bytes().unwrap_or(0);
-        let before = free_bytes();
-        let result = self.try_make_space();
-        self.note_failure(result);
-        free_bytes() > before
-    }
-
-    fn try_make_space(&self) -> Result<()> {
-        /// Each round removes a segment or is the last.
-        const ROUNDS_MAX: usize = 1000;
-        self.wal.give_up_spares()?;
-        self.store.disk.sync_dir()?;
-        self.checkpoint()?;
-        self.store.disk.sync_dir()?;
-        self.free_given_up()?;
-        self.store.seal_streams()?;
-        for _ in 0..ROUNDS_MAX {
-            let cleaned = self.store.with_reserve(|| self.clean_up_to(DEAD_PERCENT_FULL, 1))?;
-            self.checkpoint()?;
-            self.store.disk.sync_dir()?;
-            if cleaned == 0 {
-                break;
-            }
-        }
-        self.wal.give_up_spares()?;
-        self.store.disk.sync_dir()?;
-        // What is set aside was needed, or there was enough without it.
-        let _ignored = self.store.take_reserve().is_err();
-        Ok(())
     }
 
     /// Does all background work that is due at rest, and returns when there is none.

@@ -61,6 +61,8 @@ pub(crate) struct Engine {
     pub(crate) checkpoint_wanted: AtomicBool,
     /// The commit, plus one, at which space was last looked for on a full disk.
     pub(crate) space_sought_at: AtomicU64,
+    /// How many pages dirtied since the last checkpoint are the next reason to look at the disk's free space.
+    pub(crate) space_check_at: AtomicU64,
     pub(crate) rest_cleaning: Mutex<RestCleaning>,
     pub(crate) next_transaction: AtomicU64,
     pub(crate) counters: EngineCounters,
@@ -120,6 +122,8 @@ pub(crate) struct EngineCounters {
 const RECENT_PAGES: usize = 32;
 /// When that has happened so often, and again so often, the operation makes room by writing dirty pages.
 const PUSHED_OUT_TO_RELIEVE: u32 = 16;
+/// So often an operation goes on where there is no space to write dirty pages to.
+const PUSHED_OUT_MAX: u32 = 64 * PUSHED_OUT_TO_RELIEVE;
 
 /// How one operation's stops are followed up.
 #[derive(Debug, Default)]
@@ -199,6 +203,7 @@ impl Engine {
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
             space_sought_at: AtomicU64::new(0),
+            space_check_at: AtomicU64::new(0),
             rest_cleaning: Mutex::default(),
             next_transaction: AtomicU64::new(1),
             counters: EngineCounters::default(),
@@ -291,16 +296,16 @@ impl Engine {
     #[cold]
     fn relieve_thrashing(&self, tries: &Tries) -> Result<()> {
         let frames = self.store.frames.count();
-        // Many times over, since others may be what pushes them out.
-        if tries.pushed_out / PUSHED_OUT_TO_RELIEVE > frames.saturating_mul(4) {
-            return Err(Error::invalid(
-                "memory_bytes too small",
-                format!("an operation needs more pages at once than {frames} frames hold"),
-            ));
-        }
         match self.store.relieve(frames as usize / 4) {
-            // Then it has to do with the others.
-            Err(Error::NoSpace { .. }) => Ok(()),
+            // Then it has to do with the others; but not for long.
+            Err(Error::NoSpace { .. }) if tries.pushed_out < PUSHED_OUT_MAX => Ok(()),
+            // Many times over, since others may be what pushes them out.
+            Ok(()) if tries.pushed_out / PUSHED_OUT_TO_RELIEVE > frames.saturating_mul(4) => {
+                Err(Error::invalid(
+                    "memory_bytes too small",
+                    format!("an operation needs more pages at once than {frames} frames hold"),
+                ))
+            }
             relieved => relieved,
         }
     }
@@ -460,40 +465,6 @@ impl Engine {
         }
     }
 
-    /// Log room for a group of `bytes`, before the turn. One that only deletes may use the reserve.
-    pub(crate) fn make_log_room(&self, bytes: usize, deletes: bool) -> Result<()> {
-        self.counters
-            .log_stalls
-            .during(&*self.store.disk, || self.make_log_room_now(bytes, deletes))
-    }
-
-    fn make_log_room_now(&self, bytes: usize, deletes: bool) -> Result<()> {
-        let mut made = self.wal.make_room(bytes);
-        if matches!(made, Err(Error::NoSpace { .. })) && self.make_space() {
-            made = self.wal.make_room(bytes);
-        }
-        if deletes && matches!(made, Err(Error::NoSpace { .. })) {
-            made = self.store.with_reserve(|| self.wal.make_room(bytes));
-        }
-        self.refuse_after_failed_sync(made)
-    }
-
-    /// Refuses writes that take space while the reserve is given up and cannot be had back.
-    #[inline]
-    pub(crate) fn check_space(&self) -> Result<()> {
-        if self.store.disk_reserve.is_given_up() { self.get_space_back() } else { Ok(()) }
-    }
-
-    #[cold]
-    fn get_space_back(&self) -> Result<()> {
-        // A journal may hold on to the space of removed files until then.
-        self.store.disk.sync_dir()?;
-        match self.store.take_reserve() {
-            Err(Error::NoSpace { .. }) if self.make_space() => self.store.take_reserve(),
-            result => result,
-        }
-    }
-
     /// Work ahead of the log's tail. True if there was some. What fails here is met again by who needs
     /// it, but for a sync.
     pub(crate) fn upkeep_log(&self) -> bool {
@@ -501,7 +472,7 @@ impl Engine {
     }
 
     /// Whatever was being synced: after a failure nobody knows what the device still takes.
-    fn refuse_after_failed_sync<R>(&self, result: Result<R>) -> Result<R> {
+    pub(crate) fn refuse_after_failed_sync<R>(&self, result: Result<R>) -> Result<R> {
         if let Err(error @ Error::Io { op: "sync", .. }) = &result {
             self.poison(error.to_string());
             self.check_writable()?;

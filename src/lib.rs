@@ -44,7 +44,7 @@
 //! |---|---|
 //! | `db`, `table`, `txn`, `snapshot`, `batch`, `rows`, `ticket` | what users hold |
 //! | `engine`, `turn`, `commit`, `write_set`, `conflict` | the commit turn |
-//! | `open`, `record`, `catalog`, `background`, `work` | recovery, the log's meaning, upkeep, indexes' background work |
+//! | `open`, `record`, `catalog`, `background`, `work`, `space` | recovery, the log's meaning, upkeep, indexes' background work, a full disk |
 //! | `store` | pages, versions, segments, checkpoint, cleaning |
 //! | `kinds`, `value` | the kinds of index as the engine calls them; values outside leaves |
 //! | `verify`, `repair` | finding damage; what is left, into another directory |
@@ -76,6 +76,7 @@ mod repair;
 mod rest;
 mod rows;
 mod snapshot;
+mod space;
 mod stats;
 mod store;
 mod table;

@@ -929,6 +929,37 @@ fn space_comes_back_at_rest() {
     );
 }
 
+/// Leaves that deletes have emptied go, also where their neighbours are not in memory; what was in others takes no space.
+#[test]
+fn space_of_deleted_rows_comes_back_beyond_memory() {
+    const ROWS: u32 = 12_000;
+    let value = |n: u32| -> Vec<u8> {
+        let mut state = u64::from(n) + 1;
+        let byte = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..700).map(byte).collect()
+    };
+    let options = Options::new().memory_bytes(2 << 20).durability(Durability::Os);
+    let db = options.open_on(Arc::new(SimDisk::new(1))).unwrap();
+    let rows = table(&db);
+    for n in 0..ROWS {
+        rows.put(n.to_be_bytes(), value(n)).unwrap();
+    }
+    // In order, then every other one of a part.
+    for n in (0..ROWS / 2).chain((ROWS / 2..ROWS / 4 * 3).step_by(2)) {
+        rows.delete(n.to_be_bytes()).unwrap();
+    }
+    db.settle().unwrap();
+    let left = u64::from(ROWS / 2 - ROWS / 8) * 700;
+    let live_bytes = db.stats().live_bytes;
+    assert!(live_bytes < left / 10 * 12, "{live_bytes} bytes for rows of {left}");
+    assert!(db.verify().unwrap().is_sound());
+}
+
 /// What a snapshot keeps cannot be cleaned; trying again for ever would write for ever.
 #[test]
 fn work_at_rest_ends_while_a_snapshot_is_held() {

@@ -360,3 +360,63 @@ fn the_sync_interval_is_kept_without_threads() {
     let rows = found.rows("t", 0).map_or(0, std::collections::BTreeMap::len);
     assert!(rows >= 9, "{rows} of 10 rows, written over 20 seconds, survived power loss");
 }
+
+/// What is dirty when the disk is full must find a place on it, or no checkpoint ends, no log goes, and deletes bring
+/// nothing: however much memory there is beside the disk.
+#[test]
+fn a_disk_that_is_small_beside_memory_takes_rows_again() {
+    let key = |n: u32| n.to_be_bytes();
+    let value = |n: u32| -> Vec<u8> {
+        let mut state = u64::from(n) + 1;
+        let byte = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..700).map(byte).collect()
+    };
+    for (memory_bytes, kind) in [
+        (2 << 20, Index::BTree),
+        (8 << 20, Index::BTree),
+        (8 << 20, Index::Hash),
+        (32 << 20, Index::BTree),
+        (32 << 20, Index::Hash),
+    ] {
+        let at = format!("{kind:?}, {} MiB of memory", memory_bytes >> 20);
+        let disk = SimDisk::new(1);
+        disk.set_capacity(Some(24 << 20));
+        let options = Options::new().memory_bytes(memory_bytes).log_file_bytes(1 << 20);
+        let options = options.durability(Durability::Os);
+        let db = options.open_on(Arc::new(disk.clone())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        let mut rows = 0;
+        let mut first = 0;
+        for round in 0..3 {
+            let mut refused = 0;
+            while refused < 5 {
+                match table.put(key(rows), value(rows)) {
+                    Ok(()) => (rows, refused) = (rows + 1, 0),
+                    Err(Error::NoSpace { .. }) => refused += 1,
+                    Err(error) => panic!("{at}, row {rows}: {error}"),
+                }
+            }
+            let bytes = (rows - first) * 700;
+            assert!(bytes > 4 << 20, "{at}, round {round}: full with {bytes} bytes");
+            let kept = rows - (rows - first) / 3;
+            for n in first..kept {
+                let deleted = table.delete(key(n));
+                deleted.unwrap_or_else(|error| panic!("{at}, round {round}, delete {n}: {error}"));
+            }
+            first = kept;
+            db.settle().unwrap_or_else(|error| panic!("{at}, round {round}, at rest: {error}"));
+            let put = table.put(key(rows), value(rows));
+            put.unwrap_or_else(|error| panic!("{at}, round {round}, after making room: {error}"));
+            rows += 1;
+        }
+        for n in first..rows {
+            assert_eq!(table.get(key(n)).unwrap().unwrap(), value(n)[..], "{at}, row {n}");
+        }
+        assert!(db.verify().unwrap().is_sound(), "{at}");
+    }
+}

@@ -11,6 +11,7 @@ mod formats;
 mod import;
 mod kinds;
 mod limits;
+mod mounted;
 mod place;
 mod repair;
 mod report;

@@ -403,7 +403,7 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// Joins what a delete has left sparse around `key`. Returns whether anything changed.
     ///
     /// # Errors
-    /// As [`Kind::prepare`]; what is not in memory is not worth a read.
+    /// As [`Kind::prepare`]; `Missing` only where a read is worth it, such as for the neighbour of an empty leaf.
     fn tidy<P: TurnPages>(&self, _pages: &P, _root: &ChildWord, _key: &[u8]) -> Step<bool> {
         Ok(false)
     }

@@ -46,14 +46,13 @@ impl Engine {
             drop(session);
             self.leave_early(turn, commit, changed);
             match merged {
-                Err(stop @ (Stop::Reserve | Stop::Moved)) => {
+                Err(stop @ (Stop::Reserve | Stop::Moved | Stop::Missing(_))) => {
                     if self.follow_up(stop, View::Current, &mut tries).is_err() {
                         return;
                     }
                 }
                 // Small steps: there may be another one.
                 Ok(true) => {}
-                // A neighbour that is not in memory is not worth a read.
                 _ => return,
             }
         }

@@ -174,8 +174,9 @@ impl Store {
         Ok(())
     }
 
-    /// Begins: from now on images newer than `cut` stay out of the map. In the turn.
-    pub(crate) fn begin_checkpoint(&self, cut: CommitNo) {
+    /// Begins: from now on images newer than `cut` stay out of the map. In the turn. Returns how many pages were dirtied
+    /// since the last one.
+    pub(crate) fn begin_checkpoint(&self, cut: CommitNo) -> u64 {
         let mut state = self.state.lock();
         assert!(state.checkpoint_cut.is_none(), "one checkpoint at a time");
         state.checkpoint_cut = Some(cut);
@@ -184,7 +185,7 @@ impl Store {
             .iter()
             .flat_map(|(table, ranges)| ranges.iter().map(|(first, n)| (*table, *first, *n)))
             .collect();
-        self.dirtied.store(0, Ordering::Relaxed);
+        self.dirtied.swap(0, Ordering::Relaxed)
     }
 
     /// Ends, whether it succeeded or not: the overlay joins the map.

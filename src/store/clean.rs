@@ -2,14 +2,14 @@
 //! mostly dead.
 
 use super::frame::FrameId;
-use super::image::{Address, Codec, ImageHead, kind};
+use super::image::{Address, Codec, ImageHead, kind, segment_name};
 use super::map::NodeId;
 use super::pages::Session;
 use super::segment::Segment;
 use super::write_out::Lane;
 use super::{Freed, FreedTree, State, Store, Writer, count};
 use esker_base::sync::Ordering;
-use esker_base::{CommitNo, PageId, Result, SegmentId, TableId};
+use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
 use esker_index::pages::{ChildWord, PageRead, Pages, Stop, View};
 
 /// Cleaning goes on while dead bytes exceed this share of all segment bytes: at rest, when time costs
@@ -117,7 +117,7 @@ impl Store {
                     }
                     Err(Stop::Missing(page)) => page,
                     Err(stop) => {
-                        return Err(esker_base::Error::corrupt(
+                        return Err(Error::corrupt(
                             "tree",
                             self.disk.label(),
                             0,
@@ -215,20 +215,29 @@ impl Store {
     pub(crate) fn clean_one(&self, dead_percent_max: u64) -> Result<Option<u64>> {
         let mut writer = self.lock_writer();
         let writer = &mut *writer;
+        // The checkpoint that lets go of a segment needs some space, too.
+        let free_bytes = self.disk.free_bytes()?;
         let (id, segment) = {
             let state = self.state.lock();
             if state.checkpoint_cut.is_some() {
                 return Ok(None);
             }
+            let capacity_min = state.segments.capacity_min();
             let dead_bytes_min = match dead_percent_max {
                 DEAD_PERCENT_FULL => 0,
-                _ => state.segments.capacity_min() / DEAD_SEGMENTS_MIN,
+                _ => capacity_min / DEAD_SEGMENTS_MIN,
             };
-            let table = state.segments.table.iter();
-            let Some(id) = victim(table, dead_percent_max, dead_bytes_min) else {
+            let fits = |segment: &Segment| segment.live + capacity_min / 4 <= free_bytes;
+            let table = &state.segments.table;
+            let Some(mut id) = victim(table.iter(), dead_percent_max, dead_bytes_min) else {
                 return Ok(None);
             };
-            (id, state.segments.table[&id])
+            if !fits(&table[&id]) {
+                let fitting = table.iter().filter(|(_, segment)| fits(segment));
+                id = victim(fitting, dead_percent_max, dead_bytes_min)
+                    .ok_or_else(|| Error::NoSpace { op: "clean", file: segment_name(id) })?;
+            }
+            (id, table[&id])
         };
         let moved = self.clean(writer, id, segment).inspect_err(|_| self.abandon(writer))?;
         count(&self.counters.cleaned_segments, 1);

@@ -188,6 +188,9 @@ pub(crate) struct Stream {
     buffer: Vec<u8>,
 }
 
+/// With less free space than so many segments of the usual capacity, new ones are of the smallest.
+const ROOMY: u64 = 8;
+
 impl Stream {
     /// Places an image of `image`'s length at the end of the stream and copies it into the buffer.
     /// It is in the file after the next [`Self::flush`].
@@ -206,9 +209,15 @@ impl Stream {
         };
         if needs_new {
             self.seal(segments)?;
+            let free_bytes = files.disk.free_bytes()?;
             let mut state = segments.lock();
             let id = SegmentId(state.segments.next);
-            let capacity = state.segments.capacity().max(2 * (bytes + HOLE_MAX));
+            // On a disk that is nearly full the cleaner has to do with little space at a time.
+            let capacity = match state.segments.capacity() {
+                usual if free_bytes / ROOMY < usual => state.segments.capacity_min(),
+                usual => usual,
+            };
+            let capacity = capacity.max(2 * (bytes + HOLE_MAX));
             state.segments.next += 1;
             drop(state);
             let file = files.create(id)?;
@@ -260,6 +269,8 @@ impl Stream {
                 }
                 Ok(())
             }
+            // Nothing refers to what is in it: it may be written over, and tries do not leave a row of empty files.
+            Err(error @ Error::NoSpace { .. }) if open.at == 0 => Err(error),
             Err(error) => {
                 // What the file holds beyond `at` is unknown; leave it and go on in another.
                 let id = open.id;

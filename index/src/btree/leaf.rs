@@ -479,6 +479,8 @@ pub(crate) fn remove(body: &mut [u8], i: usize) {
         set_u16(body, HEAP_AT, at + bytes);
     } else {
         set_u16(body, GARBAGE_AT, u16_at(body, GARBAGE_AT) + bytes);
+        // So that the image gets smaller with it.
+        body[at..at + bytes].fill(0);
     }
 }
 

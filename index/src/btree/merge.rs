@@ -3,7 +3,7 @@
 use super::branch::{List, Pivots, Route};
 use super::leaf::{self, Leaf};
 use super::read::Path;
-use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 use esker_base::PageId;
 
 /// A merged leaf is at most this full, so that the next inserts do not split it again.
@@ -13,7 +13,7 @@ const FILL_PERCENT_MAX: usize = 75;
 /// one child. Returns whether anything changed.
 ///
 /// # Errors
-/// As [`TurnPages::write`]; `Missing` names a neighbour that is not in memory.
+/// As [`TurnPages::write`]; `Missing` names a neighbour of an empty leaf that is not in memory.
 pub fn merge_at<P: TurnPages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<bool> {
     let path = Path::down(pages, root, View::Current, Route::To(key))?;
     let Some((top, _)) = path.nodes.first() else { return Ok(false) };
@@ -29,14 +29,18 @@ pub fn merge_at<P: TurnPages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<b
     let other_slot = if to_right { slot + 1 } else { slot - 1 };
     let route = if to_right { Route::First } else { Route::Last };
     let other_word = &node.words()[other_slot];
-    let other_path = match node.level() {
-        1 => None,
-        _ => Some(Path::down(pages, other_word, View::Current, route)?),
-    };
     let page = pages.write(&path.leaf_word())?;
-    let mut other = match &other_path {
-        None => pages.write(other_word)?,
-        Some(path) => pages.write(&path.leaf_word())?,
+    let other_path = match node.level() {
+        1 => Ok(None),
+        _ => Path::down(pages, other_word, View::Current, route).map(Some),
+    };
+    let mut other = match other_path.and_then(|path| match path {
+        None => pages.write(other_word),
+        Some(path) => pages.write(&path.leaf_word()),
+    }) {
+        // Worth a read only if it saves a page that would stay empty.
+        Err(Stop::Missing(_)) if Leaf::new(page.body()).len() > 0 => return Ok(false),
+        other => other?,
     };
     let (mine, its) = (Leaf::new(page.body()), Leaf::new(other.body()));
     let (left, right) = if to_right { (mine, its) } else { (its, mine) };

@@ -122,6 +122,7 @@ impl Kind for Fractal {
         if matches!(more, Err(Stop::Missing(_))) {
             // Not worth a read; the next scan finds it again.
             self.gaps.take();
+            return Ok(false);
         }
         more
     }

@@ -8,7 +8,7 @@ use super::branch::{Child, List};
 use super::bucket::{self, Bucket};
 use super::read::{Path, corrupt};
 use super::way::{Place, ToKey};
-use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 
 /// A merged bucket is at most this full, so that the next inserts do not split it again.
 const FILL_PERCENT_MAX: usize = 60;
@@ -37,7 +37,11 @@ pub(crate) fn tidy<P: TurnPages>(
         return Err(corrupt(node, "the same child twice"));
     }
     let mut page = pages.write(&node.words()[*slot])?;
-    let other = pages.write(&node.words()[beside])?;
+    let other = match pages.write(&node.words()[beside]) {
+        // Worth a read only if it saves a page that would stay empty.
+        Err(Stop::Missing(_)) if Bucket::new(page.body()).len() > 0 => return Ok(false),
+        other => other?,
+    };
     let (mine, its) = (Bucket::new(page.body()), Bucket::new(other.body()));
     let limit = match mine.len() {
         0 => page.body().len(),
