@@ -14,7 +14,7 @@ use crate::table::{HeldCut, Table, check_open, find_whole};
 use crate::ticket::Ticket;
 use crate::value::Handle;
 use crate::write_set::WriteSet;
-use esker_base::sync::{Arc, Ordering};
+use esker_base::sync::{Arc, AtomicBool, Ordering};
 use esker_base::{CommitNo, Error, Lsn, Result, TableId};
 use esker_index::kind::Value;
 use esker_index::pages::View;
@@ -50,6 +50,8 @@ pub struct Transaction {
     tables: BTreeMap<TableId, Table>,
     write_bytes: u64,
     failed: bool,
+    /// A scan of rows has failed since it began; none until there is one.
+    scan_failed: Option<Arc<AtomicBool>>,
     entered: bool,
     pub(crate) durability: Durability,
 }
@@ -100,6 +102,7 @@ impl Transaction {
             tables: BTreeMap::new(),
             write_bytes: 0,
             failed: false,
+            scan_failed: None,
             entered: true,
             durability: engine.options.durability,
             engine: Arc::clone(engine),
@@ -111,11 +114,17 @@ impl Transaction {
         self.durability = durability;
     }
 
-    /// Runs one operation; an error makes the transaction unusable.
-    fn guard<R>(&mut self, run: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        if self.failed {
+    fn check_usable(&self) -> Result<()> {
+        let scan_failed = |failed: &Arc<AtomicBool>| failed.load(Ordering::Relaxed);
+        if self.failed || self.scan_failed.as_ref().is_some_and(scan_failed) {
             return Err(Error::TransactionFailed);
         }
+        Ok(())
+    }
+
+    /// Runs one operation; an error makes the transaction unusable.
+    fn guard<R>(&mut self, run: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        self.check_usable()?;
         run(self).inspect_err(|_| self.failed = true)
     }
 
@@ -276,7 +285,9 @@ impl Transaction {
             .filter(|(other, _)| other.state.id == id)
             .map(|(_, span)| span.clone())
             .collect();
+        let failed = Arc::clone(self.scan_failed.get_or_insert_default());
         Ok(TransactionRows {
+            failed,
             rows: Rows::at(table.clone(), cut, span),
             own,
             own_at: 0,
@@ -420,9 +431,7 @@ impl Transaction {
     }
 
     fn write(&mut self, durability: Durability) -> Result<Option<Lsn>> {
-        if self.failed {
-            return Err(Error::TransactionFailed);
-        }
+        self.check_usable()?;
         let mut set = WriteSet::default();
         for (table, span) in self.ranges.drain(..) {
             set.delete_range(&table.state, span);
@@ -454,9 +463,11 @@ impl Drop for Transaction {
 /// A key that the transaction has written, and its value; `None` if it is deleted.
 type OwnRow = (Vec<u8>, Option<Vec<u8>>);
 
-/// The rows of a range as a transaction sees them. Forward only.
+/// The rows of a range as a transaction sees them. Forward only. After an error the transaction can only be dropped.
 #[derive(Debug)]
 pub struct TransactionRows {
+    /// Tells the transaction.
+    failed: Arc<AtomicBool>,
     rows: Rows,
     /// In key order, and how many were given.
     own: Vec<OwnRow>,
@@ -492,15 +503,7 @@ impl TransactionRows {
         }
         None
     }
-}
-
-impl Iterator for TransactionRows {
-    type Item = Result<(Vec<u8>, Vec<u8>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if !self.ordered {
-            return self.next_unordered();
-        }
+    fn next_ordered(&mut self) -> Option<Result<(Vec<u8>, Vec<u8>)>> {
         loop {
             if self.ahead.is_none() {
                 match self.rows.next() {
@@ -529,5 +532,17 @@ impl Iterator for TransactionRows {
                 return Some(Ok(row));
             }
         }
+    }
+}
+
+impl Iterator for TransactionRows {
+    type Item = Result<(Vec<u8>, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = if self.ordered { self.next_ordered() } else { self.next_unordered() };
+        if matches!(row, Some(Err(_))) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        row
     }
 }

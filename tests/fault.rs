@@ -289,6 +289,28 @@ fn a_full_disk_can_be_closed_and_opened() {
     }
 }
 
+/// A failed operation makes a transaction unusable, the next row of a scan as any other.
+#[test]
+fn a_transaction_whose_scan_failed_can_only_be_dropped() {
+    let disk = SimDisk::new(7);
+    let db = open(&disk);
+    let table = db.table("t", Index::BTree).unwrap();
+    for n in 0..3000 {
+        table.put(key(n), value(n)).unwrap();
+    }
+    db.checkpoint().unwrap();
+    let mut tx = db.begin();
+    tx.put(&table, key(1), b"other").unwrap();
+    let mut rows = tx.range(&table, ..).unwrap();
+    disk.inject(Fault::new(OpKind::Read, 0).forever());
+    let failed = rows.find_map(Result::err);
+    assert!(matches!(failed, Some(Error::Io { .. })), "{failed:?}");
+    disk.clear_faults();
+    assert!(matches!(tx.get(&table, key(1)), Err(Error::TransactionFailed)));
+    assert!(matches!(tx.commit(), Err(Error::TransactionFailed)));
+    assert_eq!(table.get(key(1)).unwrap().unwrap(), value(1)[..]);
+}
+
 #[test]
 fn without_descriptors_calls_fail_and_later_succeed() {
     let disk = SimDisk::new(5);
