@@ -100,7 +100,8 @@ fn on_file(
     let bytes = rng.below(9_000);
     match what {
         2 => outcome(file.set_len(offset)),
-        3 | 4 => outcome(file.preallocate(offset)),
+        3 => outcome(file.preallocate(offset)),
+        4 => outcome(file.allocate(offset)),
         5 => outcome(file.sync()),
         6 => outcome(file.start_write_out(offset, bytes)),
         7 | 8 => {

@@ -179,6 +179,22 @@ pub(crate) fn read_cached(file: &File, offset: u64, buf: &mut [u8]) -> Result<us
     }
 }
 
+/// Sets blocks aside, which read as zeroes, and extends the file over them; an error of kind `Unsupported` if the
+/// file system, or the system, cannot.
+pub(crate) fn allocate(file: &File, offset: u64, bytes: u64) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let (fd, offset, bytes) = (file.as_raw_fd(), offset_of(offset)?, offset_of(bytes)?);
+        // SAFETY: only takes numbers.
+        retry(|| unsafe { libc::fallocate(fd, 0, offset, bytes) }).map(|_zero| ())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _: (&File, u64, u64) = (file, offset, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// Bytes that an ordinary user can still write to the file system.
 pub(crate) fn free_bytes(dir: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: all fields are integers, for which zero is a value.

@@ -66,9 +66,9 @@ pub struct Options {
     pub database: DatabaseId,
     /// Told apart from all earlier logs of the database by this number.
     pub incarnation: u64,
-    /// Size of the first file, in bytes. Each later file is twice as large as the one before.
+    /// Size of the first file, in bytes. Each later file is four times as large as the one before.
     pub first_file_bytes: u64,
-    /// Where doubling stops, in bytes; a group that needs more gets a larger file. Smaller: more
+    /// Where growth stops, in bytes; a group that needs more gets a larger file. Smaller: more
     /// files are prepared per byte. Larger: more space is held, and more is scanned after a crash.
     pub file_bytes_max: u64,
 }

@@ -10,12 +10,41 @@ use crate::stats::bump;
 use crate::writer::{Files, Maintenance, Wal};
 use esker_base::sync::{Arc, MutexGuard, Ordering};
 use esker_base::{Error, Lsn, Result};
+use std::time::Duration;
 
 /// Released files kept for reuse, however little is written.
 const SPARES_MIN: usize = 2;
 /// A file smaller than this, or than a quarter of the usual size, is not worth making: on a full disk, tries would eat what is left bit by
 /// bit.
 const FILE_BYTES_MIN: u64 = 256 << 10;
+/// How far ahead of the tail the current file is populated, once half of that is left: milliseconds of a load.
+const POPULATE_AHEAD_BYTES: u64 = 4 << 20;
+/// Each file is so many times as large as the one before. A load meets few small ones, each of which takes a sync to make.
+const GROWTH: u64 = 4;
+/// Who appends faster than this gets files without zeroes. Durable commits of many threads stay below; zeroes are written at
+/// some 500 MB/s where nothing else uses the device.
+const URGENT_BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// When and where the tail was when a file was last made.
+#[derive(Debug)]
+pub(crate) struct Making {
+    at: Duration,
+    position: Lsn,
+}
+
+impl Making {
+    pub(crate) fn new(position: Lsn, at: Duration) -> Self {
+        Self { at, position }
+    }
+
+    /// True if the tail has moved fast since this was last asked.
+    fn is_urgent(&mut self, position: Lsn, now: Duration) -> bool {
+        let taken = now.saturating_sub(self.at).as_micros();
+        let bytes = position.0.saturating_sub(self.position.0);
+        *self = Self::new(position, now);
+        u128::from(bytes) * 1_000_000 > u128::from(URGENT_BYTES_PER_SECOND) * taken
+    }
+}
 
 impl Wal {
     /// Outside the turn: makes room for a group of so many bytes; [`Wal::fits`] then says yes,
@@ -31,7 +60,7 @@ impl Wal {
         }
         let room = group_room(payload_bytes);
         if !self.populate_for(room)? {
-            self.prepare(&self.making.lock(), room)?;
+            self.prepare(&mut self.making.lock(), room)?;
         }
         self.plan_upkeep();
         Ok(())
@@ -71,16 +100,26 @@ impl Wal {
                 (current, at, files.ready.is_empty())
             };
             current.settle(Lsn(current.start.0 + at));
-            let worked = current.populate(at + POPULATE_BYTES)?;
-            (worked, none_ready && at >= current.body_bytes / 2)
+            let worked = current.populate(at + POPULATE_AHEAD_BYTES)?;
+            (worked, none_ready && at >= self.prepare_at(&current))
         };
         // Unless somebody is making one just now.
-        if is_next_due && let Some(making) = self.making.try_lock() {
-            self.prepare(&making, 0)?;
+        if is_next_due && let Some(mut making) = self.making.try_lock() {
+            self.prepare(&mut making, 0)?;
             worked = true;
         }
         self.plan_upkeep();
         Ok(worked)
+    }
+
+    /// The offset in a file from which the next one should be made.
+    fn prepare_at(&self, current: &LogFile) -> u64 {
+        if self.is_urgent() { 0 } else { current.body_bytes / 2 }
+    }
+
+    /// True if the last file was needed sooner than zeroes could be written.
+    fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed)
     }
 
     /// True if [`Wal::upkeep`] would do something. Costs two loads; meant for after each append.
@@ -151,7 +190,7 @@ impl Wal {
 
     /// Makes a file ready that follows the last one and holds a group of `room` bytes, unless there is one. Takes long (it
     /// syncs), so whoever needs only the next stretch of the current file does not wait for it.
-    fn prepare(&self, _making: &MutexGuard<'_, ()>, room: u64) -> Result<()> {
+    fn prepare(&self, making: &mut MutexGuard<'_, Making>, room: u64) -> Result<()> {
         let last = {
             let files = self.files.lock();
             if files.ready.iter().any(|file| file.holds(0, room)) {
@@ -159,7 +198,9 @@ impl Wal {
             }
             Arc::clone(files.last())
         };
-        let usual = (last.file_bytes() * 2).min(self.options.file_bytes_max);
+        let is_urgent = making.is_urgent(self.position(), self.disk.now());
+        self.urgent.store(is_urgent, Ordering::Relaxed);
+        let usual = (last.file_bytes() * GROWTH).min(self.options.file_bytes_max);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         // Whole blocks: the header of a file of another length is not taken for one.
         let worth_bytes = round_up((usual / 4).min(FILE_BYTES_MIN), BLOCK_BYTES);
@@ -175,6 +216,7 @@ impl Wal {
             wanted_bytes: round_up(usual.max(least_bytes), BLOCK_BYTES),
             least_bytes,
             populate_bytes: (room + CLOSE_ROOM_BYTES).max(POPULATE_BYTES),
+            is_urgent,
         };
         let spare = {
             let mut maintenance = self.maintenance.lock();
@@ -212,10 +254,11 @@ impl Wal {
         let populated = current.populated();
         let mut at = u64::MAX;
         if populated < current.body_bytes {
-            at = at.min(current.start.0 + (populated + 1).saturating_sub(POPULATE_BYTES));
+            let left = POPULATE_AHEAD_BYTES / 2;
+            at = at.min(current.start.0 + (populated + 1).saturating_sub(left));
         }
         if files.ready.is_empty() {
-            at = at.min(current.start.0 + current.body_bytes / 2);
+            at = at.min(current.start.0 + self.prepare_at(current));
         }
         self.upkeep_at.store(at, Ordering::Release);
     }

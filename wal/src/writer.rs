@@ -13,8 +13,9 @@ use crate::format::{
     sign_parts, to_usize,
 };
 use crate::reader::survey;
+use crate::room::Making;
 use crate::stats::{Counters, WalStats, bump};
-use esker_base::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+use esker_base::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use esker_base::{CommitNo, Error, Lsn, Result};
 use esker_io::Disk;
 use std::collections::VecDeque;
@@ -31,7 +32,7 @@ pub struct Wal {
     pub(crate) identity: Identity,
     pub(crate) files: Mutex<Files>,
     /// Held while a file is made, syncs included. Taken before `maintenance`.
-    pub(crate) making: Mutex<()>,
+    pub(crate) making: Mutex<Making>,
     /// Held while files are populated or given back. Taken before `files`.
     pub(crate) maintenance: Mutex<Maintenance>,
     pub(crate) sync: Mutex<crate::commit::SyncState>,
@@ -42,6 +43,8 @@ pub struct Wal {
     pub(crate) position: AtomicU64,
     /// The position from which [`Wal::upkeep`] has something to do. Written under `files`.
     pub(crate) upkeep_at: AtomicU64,
+    /// Groups are appended faster than zeroes can be written: see [`Making`]. A hint.
+    pub(crate) urgent: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -140,8 +143,10 @@ impl Wal {
             wanted_bytes: round_up(file_bytes, BLOCK_BYTES),
             least_bytes: BODY_AT + BODY_BYTES_MIN,
             populate_bytes: crate::file::POPULATE_BYTES,
+            is_urgent: false,
         };
         let file = Arc::new(make(disk.as_ref(), &plan, None)?);
+        let making = Mutex::new(Making::new(start, disk.now()));
         let wal = Self {
             disk,
             options,
@@ -150,13 +155,14 @@ impl Wal {
                 live: VecDeque::from([Arc::clone(&file)]),
                 ready: VecDeque::new(),
             }),
-            making: Mutex::new(()),
+            making,
             maintenance: Mutex::new(Maintenance { spares: Vec::new(), released: start }),
             sync: Mutex::default(),
             synced: Condvar::new(),
             durable: AtomicU64::new(start.0),
             position: AtomicU64::new(start.0),
             upkeep_at: AtomicU64::new(start.0),
+            urgent: AtomicBool::new(false),
             counters: Counters::default(),
         };
         bump(&wal.counters.files_created, 1);

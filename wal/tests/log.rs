@@ -96,8 +96,8 @@ fn a_group_larger_than_any_file_gets_one() {
 }
 
 #[test]
-fn files_double_up_to_the_limit() {
-    let (disk, log) = small(4 * SMALL);
+fn files_grow_up_to_the_limit() {
+    let (disk, log) = small(8 * SMALL);
     for _ in 0..400 {
         log.put(1000).unwrap();
     }
@@ -105,7 +105,7 @@ fn files_double_up_to_the_limit() {
         .iter()
         .map(|(_, bytes)| bytes.len() as u64 / SMALL)
         .collect();
-    assert_eq!(sizes[..4], [1, 2, 4, 4]);
+    assert_eq!(sizes[..4], [1, 4, 8, 8]);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn no_space_leaves_the_log_usable() {
     assert_eq!(disk.list().unwrap().len(), 1, "nothing half-made is left");
     disk.faults.no_space.store(false, Ordering::SeqCst);
     // Space for a smaller file than wanted is enough.
-    disk.faults.file_bytes_max.store(12 << 10, Ordering::SeqCst);
+    disk.faults.file_bytes_max.store(SMALL, Ordering::SeqCst);
     for _ in 0..100 {
         log.put(500).unwrap();
     }
@@ -233,7 +233,7 @@ fn no_space_leaves_the_log_usable() {
 }
 
 /// A quarter of the usual size was not rounded to blocks: the file was written, synced and acknowledged, and no reader took it.
-/// Files double up to the largest, and a quarter of nine blocks is none.
+/// Files grow up to the largest, and a quarter of nine blocks is none.
 #[test]
 fn a_smaller_file_than_wanted_is_read_whatever_the_usual_size_is() {
     for blocks in 4..40 {
@@ -294,8 +294,8 @@ fn upkeep_works_ahead() {
 #[test]
 fn a_file_in_the_making_holds_nobody_up() {
     let disk = FaultDisk::new(Arc::new(MemDisk::new()));
-    let log = Log::create(disk.shared(), options(8 << 20, 8 << 20)).unwrap();
-    while log.wal.position().0 < START.0 + (5 << 20) {
+    let log = Log::create(disk.shared(), options(16 << 20, 16 << 20)).unwrap();
+    while log.wal.position().0 < START.0 + (9 << 20) {
         log.put(1000).unwrap();
     }
     let gate = &disk.faults.gate;
@@ -306,7 +306,7 @@ fn a_file_in_the_making_holds_nobody_up() {
             thread::yield_now();
         }
         // More than what was populated.
-        for _ in 0..2000 {
+        for _ in 0..5000 {
             log.put(1000).unwrap();
         }
         assert!(!gate.forced.load(Ordering::SeqCst), "writers waited for the next file");

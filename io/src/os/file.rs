@@ -101,6 +101,18 @@ impl File for OsFile {
         Ok(())
     }
 
+    fn allocate(&self, bytes: u64) -> Result<()> {
+        self.check_write("allocate")?;
+        let offset = self.len()?;
+        if offset >= bytes {
+            return Ok(());
+        }
+        match sys::allocate(&self.handle, offset, bytes - offset) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.preallocate(bytes),
+            allocated => allocated.map_err(self.error("allocate", offset)),
+        }
+    }
+
     fn window(&self, offset: u64, bytes: u64) -> Result<Arc<dyn Window>> {
         self.check_write("map")?;
         name::check_window(&self.name, offset, bytes, self.len()?)?;
