@@ -23,6 +23,8 @@ const HEADER_BYTES: usize = 8;
 const HEAD_BYTES: usize = 4;
 const ENTRY_BYTES: usize = HEAD_BYTES + 2;
 const WORD_BYTES: usize = 8;
+/// What a child takes beside its pivot.
+pub(crate) const ENTRY_BYTES_MAX: usize = ENTRY_BYTES + WORD_BYTES;
 
 /// Where to go from a branch, or from the root.
 #[derive(Clone, Copy, Debug)]
@@ -193,8 +195,10 @@ impl List {
     pub(crate) fn split_point(&self, at_end: bool, content_bytes: usize) -> usize {
         let n = self.words.len();
         let larger = |cut: usize| self.bytes(&(0..cut)).max(self.bytes(&(cut..n)));
-        if at_end && larger(n - 1) <= content_bytes {
-            return n - 1;
+        // What goes on at the end leaves the left one full.
+        if at_end && let Some(cut) = (n / 2 + 1..n).rev().find(|cut| larger(*cut) <= content_bytes)
+        {
+            return cut;
         }
         let cut = (1..n).min_by_key(|&cut| larger(cut)).expect("two children or more");
         assert!(larger(cut) <= content_bytes, "a branch can be cut in two");

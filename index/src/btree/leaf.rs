@@ -26,17 +26,17 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-const COUNT_AT: usize = 0;
-const HEAP_AT: usize = COUNT_AT + 2;
+pub(super) const COUNT_AT: usize = 0;
+pub(super) const HEAP_AT: usize = COUNT_AT + 2;
 const GARBAGE_AT: usize = HEAP_AT + 2;
 const LOW_AT: usize = GARBAGE_AT + 2;
 const HIGH_AT: usize = LOW_AT + 2;
 const PREFIX_AT: usize = HIGH_AT + 2;
-const LAST_AT: usize = PREFIX_AT + 2;
-const RUN_AT: usize = LAST_AT + 2;
+pub(super) const LAST_AT: usize = PREFIX_AT + 2;
+pub(super) const RUN_AT: usize = LAST_AT + 2;
 pub(crate) const HEADER_BYTES: usize = RUN_AT + 2;
 const _: () = assert!(HEADER_BYTES == 16);
-const HEAD_BYTES: usize = 4;
+pub(super) const HEAD_BYTES: usize = 4;
 /// Head and slot of a row.
 pub(crate) const ENTRY_BYTES: usize = HEAD_BYTES + 2;
 pub(crate) const RECORD_HEADER_BYTES: usize = 4;
@@ -55,7 +55,7 @@ thread_local! {
 pub(crate) struct Leaf<'a> {
     body: &'a [u8],
     count: usize,
-    prefix_bytes: usize,
+    pub(super) prefix_bytes: usize,
 }
 
 impl<'a> Leaf<'a> {
@@ -164,7 +164,7 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    fn gap_bytes(&self) -> usize {
+    pub(super) fn gap_bytes(&self) -> usize {
         u16_at(self.body, HEAP_AT) - HEADER_BYTES - self.count * ENTRY_BYTES
     }
     /// Bytes that rows may still take, after compaction.
@@ -334,7 +334,7 @@ pub(crate) fn keep_rows(body: &mut [u8], rows: Range<usize>, low: &[u8], high: O
 }
 
 /// Squeezes the garbage out.
-fn compact(body: &mut [u8]) {
+pub(super) fn compact(body: &mut [u8]) {
     relayout(body, |old, body| {
         let (last, run) = (u16_at(body, LAST_AT), u16_at(body, RUN_AT));
         build(body, old.low(), old.high(), &[(old, 0..old.len())]);
@@ -408,7 +408,7 @@ pub(crate) fn build_of_records(
     builder.finish();
 }
 
-fn write_record(body: &mut [u8], at: usize, suffix: &[u8], value: &Value<'_>) {
+pub(super) fn write_record(body: &mut [u8], at: usize, suffix: &[u8], value: &Value<'_>) {
     let (bytes, flag) = stored(value);
     set_u16(body, at, suffix.len());
     set_u16(body, at + 2, bytes.len() | flag);

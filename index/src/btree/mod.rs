@@ -32,6 +32,7 @@
 //! Graefe, "Modern B-tree techniques" (2011), §3.5 and §4.2; branches replaced whole are ours, so that
 //! readers write nothing on the way down.
 
+mod append;
 pub(crate) mod branch;
 mod check;
 mod cursor;

@@ -1,5 +1,6 @@
 //! Writes in the commit turn: first everything that may stop, then the change, which cannot.
 
+use super::append;
 use super::branch::{Pivots, Route};
 use super::leaf::{self, Leaf};
 use super::pivot_between;
@@ -164,10 +165,18 @@ pub fn prepare_group<'a, P: TurnPages>(
             let cut = leaf.lower_bound(next);
             let below = cut.checked_sub(1).map(|i| leaf.key(i));
             let below = below.as_deref().filter(|key| *key > last).unwrap_or(last);
-            let cut = (cut, pivot_between(below, next).to_vec());
-            if split::fits(leaf, &[&cut]) {
+            let mut cuts = vec![(cut, pivot_between(below, next).to_vec())];
+            if split::fits(leaf, &[&cuts[0]]) {
+                if cut == leaf.len() {
+                    append::cut_further(
+                        pages.content_bytes(),
+                        writes,
+                        fit.fitting..fit.inside,
+                        &mut cuts,
+                    );
+                }
                 let path = path_to(pages, root, page.id(), first.key)?;
-                split_leaf(pages, path.as_ref(), page, &[cut])?;
+                split_leaf(pages, path.as_ref(), page, &cuts)?;
                 continue;
             }
         }
@@ -200,22 +209,29 @@ impl Fit {
         let high = leaf.high();
         let mut free = leaf.free_bytes();
         let (mut inside, mut fitting) = (0, 0);
-        while inside < writes.len() {
+        // Where one goes to the end, all that follow do.
+        let mut is_at_end = false;
+        let count = writes.len();
+        while inside < count {
             let write = writes.get(inside);
             if high.is_some_and(|high| write.key >= high) {
                 break;
             }
             if fitting == inside {
-                let growth = write
-                    .value
-                    .as_ref()
-                    .map_or(0, |value| leaf.growth_bytes(leaf.search(write.key), write.key, value));
+                let growth = write.value.as_ref().map_or(0, |value| {
+                    if is_at_end {
+                        return leaf.need_bytes(write.key, value);
+                    }
+                    let at = leaf.search(write.key);
+                    is_at_end = at == Err(leaf.len());
+                    leaf.growth_bytes(at, write.key, value)
+                });
                 if let Some(rest) = free.checked_sub(growth) {
                     free = rest;
                     fitting += 1;
                 } else if high.is_none() {
                     // Without an upper fence all the rest is inside.
-                    inside = writes.len();
+                    inside = count;
                     break;
                 }
             }
@@ -234,6 +250,9 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
         for i in 0..self.len {
             let GroupWrite { key, value } = writes.get(i);
             let leaf = Leaf::new(self.leaf.body());
+            if i == 0 && self.len > 1 && leaf.search(key) == Err(leaf.len()) {
+                return append::append(self.leaf.body_mut(), self.len, &|i| writes.get(i));
+            }
             let at = leaf.search(key);
             if let Ok(i) = at
                 && let (_, Value::Overflow(handle)) = leaf.row(i)

@@ -138,7 +138,8 @@ fn is_sparse(body: &[u8]) -> bool {
 /// hash and of the keys, so those to one such bucket need not follow each other.
 pub struct Group<'a, P: TurnPages + 'a> {
     table: &'a Hash,
-    buckets: Vec<P::Write<'a>>,
+    bucket: P::Write<'a>,
+    others: Vec<P::Write<'a>>,
     /// For each write the bucket it goes to, if there are several.
     targets: Vec<usize>,
     len: usize,
@@ -175,8 +176,8 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
         match fitting(hash, bucket, writes, |first| place.covers(first)) {
             0 => split(table, pages, root, page, key)?,
             len => {
-                let (buckets, targets) = (vec![page], Vec::new());
-                return Ok(Group { table, buckets, targets, len, deleted: false });
+                let (others, targets) = (Vec::new(), Vec::new());
+                return Ok(Group { table, bucket: page, others, targets, len, deleted: false });
             }
         }
     }
@@ -243,7 +244,8 @@ fn prepare_deep_group<'a, P: TurnPages>(
             }
         }
         let len = targets.len();
-        return Ok(Group { table, buckets, targets, len, deleted: false });
+        let bucket = buckets.remove(0);
+        return Ok(Group { table, bucket, others: buckets, targets, len, deleted: false });
     }
 }
 
@@ -255,7 +257,10 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
         let mut rows = 0;
         for i in 0..self.len {
             let GroupWrite { key, value } = writes.get(i);
-            let page = &mut self.buckets[self.targets.get(i).copied().unwrap_or(0)];
+            let page = match self.targets.get(i) {
+                None | Some(0) => &mut self.bucket,
+                Some(other) => &mut self.others[other - 1],
+            };
             let mark = mark_of(self.table.hasher.hash(key, 0));
             let bucket = Bucket::new(page.body());
             let at = bucket.find(mark, key);
@@ -284,7 +289,8 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
         rows
     }
     fn is_sparse(&self) -> bool {
-        self.deleted && self.buckets.iter().any(|bucket| is_sparse(bucket.body()))
+        let mut buckets = std::iter::once(&self.bucket).chain(&self.others);
+        self.deleted && buckets.any(|bucket| is_sparse(bucket.body()))
     }
 }
 
