@@ -123,7 +123,8 @@ fn log_thread(engine: &Engine) {
     while !engine.closed.load(Ordering::Acquire) {
         wait(&engine.log_wake, interval.min(TICK));
         loop {
-            let more = engine.upkeep_log();
+            // The log first: without it writers wait, without the memory they are slower.
+            let more = engine.upkeep_log() || engine.store.frames.populate();
             if !more || engine.closed.load(Ordering::Acquire) {
                 break;
             }

@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) counters: EngineCounters,
     pub(crate) wake: Wake,
     pub(crate) log_wake: Wake,
+    /// A group commit lately found leaves that were not in memory.
+    pub(crate) is_missing_seen: AtomicBool,
     pub(crate) work_wake: Wake,
     pub(crate) read_ahead: ReadAhead,
     pub(crate) write_behind: WriteBehind,
@@ -209,6 +211,7 @@ impl Engine {
             counters: EngineCounters::default(),
             wake: Wake::default(),
             log_wake: Wake::default(),
+            is_missing_seen: AtomicBool::new(true),
             work_wake: Wake::default(),
             read_ahead: ReadAhead::default(),
             write_behind: WriteBehind::default(),
@@ -282,9 +285,7 @@ impl Engine {
                         "an operation needs more pages at once than may be set aside",
                     ));
                 }
-                self.counters
-                    .reserve_refills
-                    .during(&*self.store.disk, || self.refill_reserve(8 << tries.stops.min(12)))
+                self.set_aside(8 << tries.stops.min(12))
             }
             Stop::Behind => self.catch_up(),
             Stop::Corrupt { page, detail } => Err(self.corrupt(page, &detail)),
@@ -325,12 +326,18 @@ impl Engine {
     }
 
     /// Sets aside frames and page ids for the turn: at least `want`, as far as memory allows.
+    pub(crate) fn set_aside(&self, want: usize) -> Result<()> {
+        self.counters.reserve_refills.during(&*self.store.disk, || self.refill_reserve(want))
+    }
+
     fn refill_reserve(&self, want: usize) -> Result<()> {
         let limit = (self.store.frames.count() as usize / 4).max(16);
         let want = want.clamp(16, limit);
-        let mut frames = Vec::with_capacity(want);
+        // Ids may run out alone: pages that are replaced take frames, and give some back.
+        let lacking = want.saturating_sub(self.turn.lock().reserve.frames.len());
+        let mut frames = Vec::with_capacity(lacking);
         let mut failed = Ok(());
-        while frames.len() < want {
+        while frames.len() < lacking {
             match self.store.take_frame() {
                 Ok(frame) => frames.push(frame),
                 Err(error) => {
@@ -339,12 +346,15 @@ impl Engine {
                 }
             }
         }
+        if self.store.disk.threads() && self.store.frames.is_populate_due() {
+            self.log_wake.wake();
+        }
         let mut turn = self.turn.lock();
         let reserve = &mut turn.reserve;
         {
             // Not one for each frame: many frames go to versions and to pages that have their id.
             let mut state = self.store.state.lock();
-            while reserve.pages.len() < frames.len() {
+            while reserve.pages.len() < want {
                 reserve.pages.push(state.ids.allocate(1));
             }
         }

@@ -3,7 +3,9 @@
 use crate::catalog::TableState;
 use crate::range::Span;
 use crate::record::Record;
+use esker_base::codec::varint_bytes;
 use esker_base::sync::Arc;
+use std::borrow::Cow;
 
 /// One write to one key.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +35,10 @@ pub(crate) struct WriteSet {
     pub(crate) tables: Vec<Arc<TableState>>,
     points: Vec<PointWrite>,
     pub(crate) ranges: Vec<RangeWrite>,
+    /// The log records of the point writes, in the order of calls: what is sorted already goes to the log as it is.
     data: Vec<u8>,
+    /// The calls did not come in the order of [`WriteSet::finish`], or a key came twice.
+    is_unsorted: bool,
 }
 
 /// What write sets are sorted by.
@@ -70,10 +75,8 @@ impl WriteSet {
     fn sequence(&self) -> u32 {
         u32::try_from(self.points.len() + self.ranges.len()).expect("write sets are bounded")
     }
-    fn keep(&mut self, bytes: &[u8]) -> (usize, usize) {
-        let start = self.data.len();
-        self.data.extend_from_slice(bytes);
-        (start, self.data.len())
+    fn key_of(&self, point: &PointWrite) -> &[u8] {
+        &self.data[point.key.0..point.key.1]
     }
 
     pub(crate) fn put(&mut self, table: &Arc<TableState>, key: &[u8], value: &[u8]) {
@@ -85,9 +88,27 @@ impl WriteSet {
     fn point(&mut self, table: &Arc<TableState>, key: &[u8], value: Option<&[u8]>) {
         let rank = table.index.rank(key);
         let (table, sequence) = (self.table(table), self.sequence());
-        let key = self.keep(key);
-        let value = value.map(|value| self.keep(value));
-        self.points.push(PointWrite { table, sequence, rank, key, value });
+        let id = self.tables[table as usize].id;
+        match value {
+            Some(value) => Record::Put { table: id, key, value }.encode(&mut self.data),
+            None => Record::Delete { table: id, key }.encode(&mut self.data),
+        }
+        // A record ends with its fields.
+        let end = self.data.len();
+        let (key, value) = match value {
+            Some(value) => {
+                let start = end - value.len();
+                let key_end = start - varint_bytes(value.len() as u64);
+                ((key_end - key.len(), key_end), Some((start, end)))
+            }
+            None => ((end - key.len(), end), None),
+        };
+        let point = PointWrite { table, sequence, rank, key, value };
+        self.is_unsorted = self.is_unsorted
+            || self.points.last().is_some_and(|last| {
+                place(last, self.key_of(last)) >= place(&point, self.key_of(&point))
+            });
+        self.points.push(point);
     }
     pub(crate) fn delete_range(&mut self, table: &Arc<TableState>, span: Span) {
         let (table, sequence) = (self.table(table), self.sequence());
@@ -98,10 +119,7 @@ impl WriteSet {
     pub(crate) fn finish(&mut self) {
         let Self { points, ranges, data, .. } = self;
         let key_of = |point: &PointWrite| &data[point.key.0..point.key.1];
-        let sorted = points
-            .windows(2)
-            .all(|pair| place(&pair[0], key_of(&pair[0])) < place(&pair[1], key_of(&pair[1])));
-        if !sorted {
+        if self.is_unsorted {
             points.sort_unstable_by(|a, b| {
                 let places = place(a, key_of(a)).cmp(&place(b, key_of(b)));
                 places.then(b.sequence.cmp(&a.sequence))
@@ -153,7 +171,16 @@ impl WriteSet {
     }
 
     /// The log records: range deletes first, since they precede what is left of the points.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn records(&self) -> Cow<'_, [u8]> {
+        if self.ranges.is_empty() && !self.is_unsorted {
+            return Cow::Borrowed(&self.data);
+        }
+        let mut records = Vec::with_capacity(self.data.len());
+        self.encode(&mut records);
+        Cow::Owned(records)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
         for range in &self.ranges {
             let table = self.tables[range.table as usize].id;
             let high = range.span.high.as_deref();
@@ -203,5 +230,47 @@ mod tests {
                 (1, b"m".to_vec(), Some(b"1".to_vec())),
             ]
         );
+    }
+
+    /// What goes to the log is what [`WriteSet::points`] gives, whether the calls came in order or not.
+    #[test]
+    fn the_records_are_the_points() {
+        let index = Arc::new(AnyKind::BTree(BTree));
+        let tables: Vec<_> = (1..3)
+            .map(|id| {
+                let index = Arc::clone(&index);
+                Arc::new(TableState::new(TableId(id), "t", Index::BTree, index, PageId(1), 0))
+            })
+            .collect();
+        for calls in ["a b c", "b a", "a a", "a b- c", "c- b- a"] {
+            let mut set = WriteSet::default();
+            for (i, call) in calls.split(' ').enumerate() {
+                let (key, value) = (&call.as_bytes()[..1], vec![b'v'; i * 150]);
+                for table in &tables {
+                    match call.len() {
+                        1 => set.put(table, key, &value),
+                        _ => set.delete(table, key),
+                    }
+                }
+            }
+            set.finish();
+            let records = set.records();
+            let mut reader = esker_base::codec::Reader::new(&records);
+            for point in set.points() {
+                let (table, key) = (set.tables[point.table as usize].id, point.key);
+                let record = match point.value {
+                    Some(value) => Record::Put { table, key, value },
+                    None => Record::Delete { table, key },
+                };
+                assert_eq!(Record::decode(&mut reader), Some(record), "{calls}");
+            }
+            assert!(reader.is_empty(), "{calls}");
+        }
+        let mut set = WriteSet::default();
+        for key in [b"a", b"b"] {
+            set.put(&tables[0], key, b"v");
+        }
+        set.finish();
+        assert!(matches!(set.records(), Cow::Borrowed(_)), "what is sorted is not copied");
     }
 }

@@ -15,7 +15,7 @@ pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Arena {
     /// Larger than asked for, so that an aligned stretch lies within.
-    _mapping: Mapping,
+    mapping: Mapping,
     base: NonNull<u8>,
     bytes: usize,
 }
@@ -46,7 +46,23 @@ impl Arena {
             let _advised: Result<(), io::Error> = mapping.advise(skip, bytes, advice);
         }
         let base = mapping.pointer_at(skip);
-        Ok(Self { _mapping: mapping, base, bytes })
+        Ok(Self { mapping, base, bytes })
+    }
+
+    /// Commits the memory of a stretch, so that the first touch of it does not wait for the kernel to clear it. Does
+    /// not change what is there, so others may use it meanwhile. False if the kernel cannot.
+    ///
+    /// # Panics
+    /// If the stretch lies outside.
+    pub fn populate(&self, at: usize, bytes: usize) -> bool {
+        assert!(at <= self.bytes && bytes <= self.bytes - at, "a stretch outside the arena");
+        #[cfg(target_os = "linux")]
+        {
+            let skip = self.base.as_ptr().addr() - self.mapping.base().as_ptr().addr();
+            self.mapping.advise(skip + at, bytes, libc::MADV_POPULATE_WRITE).is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// First byte; a multiple of [`HUGE_PAGE_BYTES`].
@@ -82,6 +98,25 @@ mod tests {
                 assert!(arena.bytes() >= bytes.max(HUGE_PAGE_BYTES));
             }
         }
+    }
+
+    #[test]
+    #[allow(unsafe_code, reason = "the only way to use an arena")]
+    fn populating_keeps_what_is_there() {
+        let arena = Arena::reserve(4 * HUGE_PAGE_BYTES).unwrap();
+        // SAFETY: inside the arena; no other thread uses it.
+        let place = unsafe { arena.base().add(HUGE_PAGE_BYTES + 5) };
+        // SAFETY: as above.
+        unsafe { place.write(7) };
+        for at in 0..4 {
+            arena.populate(at * HUGE_PAGE_BYTES, HUGE_PAGE_BYTES);
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { place.read() }, 7);
+        // SAFETY: as above.
+        let next = unsafe { place.add(1) };
+        // SAFETY: as above; the memory is zeroed.
+        assert_eq!(unsafe { next.read() }, 0);
     }
 
     #[test]

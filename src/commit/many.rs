@@ -17,6 +17,9 @@ use esker_index::pages::{Step, Stop, View};
 /// Leaves that one commit has made sparse and that are looked at again after it.
 const SPARSE_MAX: usize = 64;
 
+/// Leaves that are asked for together.
+const READ_AHEAD: usize = 32;
+
 /// Latched groups of one commit; more than this are applied one after the other, the turn held.
 fn groups_max(frames: u32) -> usize {
     (frames as usize / 4).max(4)
@@ -47,8 +50,7 @@ impl Engine {
         for table in &set.tables {
             self.throttle(table)?;
         }
-        let mut payload = Vec::with_capacity(usize::try_from(set.bytes()).unwrap_or(0));
-        set.encode(&mut payload);
+        let payload = set.records();
         let mut large = self.make_large(&set)?;
         let mut job = Job { set: &set, large: &mut large, payload: &payload, reads, transaction };
         let (lsn, _) = if set.ranges.is_empty() {
@@ -87,43 +89,91 @@ impl Engine {
         Ok(large)
     }
 
-    /// Brings in the leaves that a write set touches, in batches of reads, as far as a quarter of
-    /// memory goes.
+    /// Asks for the leaves that a write set touches, so that their lines are on the way to the processor's cache, and brings in
+    /// those that are not in memory, in batches of reads, as far as a quarter of memory goes. Which are not is looked up only
+    /// while some are: each look costs a miss of the cache.
     pub(crate) fn warm_all(&self, set: &WriteSet) -> Result<()> {
-        let mut missing: Vec<PageId> = Vec::new();
-        let limit = groups_max(self.store.frames.count());
-        let mut loaded = 0;
-        for point in set.points() {
-            if loaded + missing.len() >= limit {
-                break;
+        let is_missing_seen = self.is_missing_seen.load(Ordering::Relaxed);
+        let left = if is_missing_seen { groups_max(self.store.frames.count()) } else { 0 };
+        let mut warming = Warming { set, missing: Vec::new(), left };
+        let mut from = 0;
+        while from < set.len() {
+            let end = set.table_end(from);
+            let first = self.warm_one(&mut warming, from)?;
+            if end - from > 1 {
+                let last = self.warm_one(&mut warming, end - 1)?;
+                self.warm_between(&mut warming, (from, first), (end - 1, last))?;
             }
-            let table = &set.tables[point.table as usize];
-            // Branches are read at once, leaves together.
-            let leaf = self.read(View::Current, |session| {
-                let root = &table.root;
-                table.index.page_of(session, root, View::Current, point.key, Look::Blind)
-            })?;
-            let Some(leaf) = leaf else { continue };
-            if self.store.resident.get(leaf).is_none() && missing.last() != Some(&leaf) {
-                missing.push(leaf);
-                if missing.len() == 32 {
-                    loaded += missing.len();
-                    // Read-ahead: what fails here is met again, with its error, below.
-                    let _ignored = self.store.load_many(&missing, View::Current).is_err();
-                    missing.clear();
-                }
-            }
+            from = end;
         }
-        if !missing.is_empty() {
-            let _ignored = self.store.load_many(&missing, View::Current).is_err();
+        self.bring_in_missing(&mut warming);
+        if is_missing_seen && warming.left == left {
+            self.is_missing_seen.store(false, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// As [`Self::warm_all`] for what lies between two points of a table, given with their leaves. By halves: sorted rows
+    /// mostly fall into few leaves, and then most of them need no way down.
+    fn warm_between(
+        &self,
+        warming: &mut Warming<'_>,
+        low: (usize, Option<PageId>),
+        high: (usize, Option<PageId>),
+    ) -> Result<()> {
+        let is_same = low.1.is_some() && low.1 == high.1;
+        if high.0 - low.0 < 2 || is_same {
+            return Ok(());
+        }
+        let middle = low.0.midpoint(high.0);
+        let middle = (middle, self.warm_one(warming, middle)?);
+        self.warm_between(warming, low, middle)?;
+        self.warm_between(warming, middle, high)
+    }
+
+    /// Notes the leaf of a point if it is missing; returns it. Branches are read at once, leaves together.
+    fn warm_one(&self, warming: &mut Warming<'_>, point: usize) -> Result<Option<PageId>> {
+        let point = warming.set.get(point);
+        let table = &warming.set.tables[point.table as usize];
+        let leaf = self.read(View::Current, |session| {
+            let root = &table.root;
+            table.index.page_of(session, root, View::Current, point.key, Look::Blind)
+        })?;
+        if let Some(leaf) = leaf
+            && warming.left > 0
+            && self.store.resident.get(leaf).is_none()
+            && !warming.missing.contains(&leaf)
+        {
+            warming.missing.push(leaf);
+            warming.left -= 1;
+            if warming.missing.len() == READ_AHEAD {
+                self.bring_in_missing(warming);
+            }
+        }
+        Ok(leaf)
+    }
+
+    /// Pages that rows of so many bytes fill if all are new: without them the turn would stop half way.
+    fn pages_of_rows(&self, bytes: usize) -> usize {
+        const FEW: usize = 4;
+        let pages = bytes / self.store.frames.content_bytes() * 9 / 8 + FEW;
+        pages.min(groups_max(self.store.frames.count()) / 4)
+    }
+
+    fn bring_in_missing(&self, warming: &mut Warming<'_>) {
+        if !warming.missing.is_empty() {
+            // Read-ahead: what fails here is met again, with its error, when it is written to.
+            let _ignored = self.store.load_many(&warming.missing, View::Current).is_err();
+            warming.missing.clear();
+        }
     }
 
     /// The ordinary way: every leaf latched before the log is written.
     fn commit_latched(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
         let set = job.set;
         let mut tries = Tries::default();
+        let pages = self.pages_of_rows(job.payload.len());
+        let mut is_set_aside = false;
         loop {
             let mut turn = self.enter_for(job)?;
             if !self.wal.fits(&turn.tail, job.payload.len()) {
@@ -131,12 +181,19 @@ impl Engine {
                 self.make_log_room(job.payload.len(), set.only_deletes())?;
                 continue;
             }
+            if !turn.reserve.holds(pages) && !is_set_aside {
+                drop(turn);
+                // What fails here is met again, with its error, if it matters.
+                let _ignored = self.set_aside(4 * pages).is_err();
+                is_set_aside = true;
+                continue;
+            }
             let commit = turn.last.next();
             let Turn { tail, cuts, ring, reserve, .. } = &mut *turn;
             let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
             let mut groups: Vec<(u32, AnyGroup<'_, '_>)> = Vec::new();
+            let mut done = 0;
             let stop = loop {
-                let done: usize = groups.iter().map(|(_, group)| group.len()).sum();
                 if done == set.len() {
                     break None;
                 }
@@ -144,7 +201,10 @@ impl Engine {
                     break Some(None);
                 }
                 match prepare_next(&session, job, done) {
-                    Ok(group) => groups.push(group),
+                    Ok(group) => {
+                        done += group.1.len();
+                        groups.push(group);
+                    }
                     Err(stop) => break Some(Some(stop)),
                 }
             };
@@ -153,6 +213,9 @@ impl Engine {
                 drop(groups);
                 drop(session);
                 self.leave_early(turn, commit, changed);
+                if matches!(stop, Some(Stop::Missing(_))) {
+                    self.is_missing_seen.store(true, Ordering::Relaxed);
+                }
                 match stop {
                     Some(Stop::Reserve) if tries.is_spent() => {
                         return self.commit_chunked(job);
@@ -284,6 +347,14 @@ impl Engine {
     }
 }
 
+/// Leaves of a write set that are to be read.
+struct Warming<'a> {
+    set: &'a WriteSet,
+    missing: Vec<PageId>,
+    /// How many more may be read.
+    left: usize,
+}
+
 /// One commit on its way.
 #[derive(Debug)]
 pub(crate) struct Job<'a, 's> {
@@ -297,7 +368,10 @@ pub(crate) struct Job<'a, 's> {
 impl<'a, 's> Job<'a, 's> {
     fn write(&self, i: usize) -> GroupWrite<'_> {
         let point = self.set.get(i);
-        let large = self.large.binary_search_by_key(&i, |(at, _)| *at).ok();
+        let large = match &self.large[..] {
+            [] => None,
+            large => large.binary_search_by_key(&i, |(at, _)| *at).ok(),
+        };
         let value = point.value.map(|value| match large {
             Some(at) => Value::Overflow(self.large[at].1.handle.encode()),
             None => Value::Inline(value),

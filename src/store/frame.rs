@@ -27,7 +27,7 @@ use esker_base::sync::{
 };
 use esker_base::{CommitNo, PageId, Result};
 use esker_index::pages::ChildWord;
-use esker_io::arena::Arena;
+use esker_io::arena::{Arena, HUGE_PAGE_BYTES};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -49,6 +49,9 @@ const WRITER: u32 = 1 << 31;
 
 /// Header, heads and slots of a leaf of some seventy rows.
 const PREFETCH_LINES: usize = 7;
+
+/// Memory is populated at most so far ahead of use.
+const POPULATE_AHEAD_BYTES_MAX: usize = 64 << 20;
 
 /// Number of a frame in the arena.
 pub(crate) type FrameId = u32;
@@ -169,6 +172,10 @@ pub(crate) struct Frames {
     retired: Mutex<VecDeque<(u64, FrameId)>>,
     /// About how many frames are in `free` and `retired`.
     available: AtomicUsize,
+    /// The first frame that was never taken: they are taken in their order.
+    fresh: AtomicU32,
+    /// Frames before it have memory, or will be given it by who first touches them.
+    populated: AtomicU32,
 }
 
 impl Frames {
@@ -184,6 +191,8 @@ impl Frames {
             free: Mutex::new((0..count).rev().collect()),
             retired: Mutex::new(VecDeque::new()),
             available: AtomicUsize::new(count as usize),
+            fresh: AtomicU32::new(0),
+            populated: AtomicU32::new(0),
         })
     }
 
@@ -360,7 +369,12 @@ impl Frames {
             if free.is_empty() {
                 self.reclaim(&mut free);
             }
-            free.pop()?
+            let frame = free.pop()?;
+            // Under the lock, so that it only grows.
+            if frame >= self.fresh.load(Ordering::Relaxed) {
+                self.fresh.store(frame + 1, Ordering::Relaxed);
+            }
+            frame
         };
         self.available.fetch_sub(1, Ordering::Relaxed);
         let header = self.header(frame);
@@ -368,6 +382,37 @@ impl Frames {
         header.state.store(0, Ordering::Relaxed);
         header.set_address(Address::NONE);
         Some(frame)
+    }
+
+    /// True if [`Self::populate`] would do something.
+    pub(crate) fn is_populate_due(&self) -> bool {
+        let populated = self.populated.load(Ordering::Relaxed);
+        populated < self.count && populated < self.populate_goal()
+    }
+
+    /// Half as much again as was ever used, so that little use takes little memory.
+    fn populate_goal(&self) -> u32 {
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        let ahead = POPULATE_AHEAD_BYTES_MAX / self.frame_bytes;
+        fresh.saturating_add((fresh / 2).min(u32::try_from(ahead).unwrap_or(u32::MAX)))
+    }
+
+    /// Gives memory to frames that will be taken next: the kernel takes its time to clear it, and whoever touches it first
+    /// would wait. One huge page at most; true if there is more to do. For one background thread.
+    pub(crate) fn populate(&self) -> bool {
+        let goal = self.populate_goal().min(self.count);
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        // What was taken by now is being touched.
+        let at = self.populated.load(Ordering::Relaxed).max(fresh) as usize * self.frame_bytes;
+        let end = (at + 1).next_multiple_of(HUGE_PAGE_BYTES).min(self.arena.bytes());
+        if at >= goal as usize * self.frame_bytes {
+            return false;
+        }
+        let end_frame = u32::try_from(end / self.frame_bytes).unwrap_or(u32::MAX);
+        let is_able = self.arena.populate(at, end - at);
+        let populated = if is_able { end_frame.min(self.count) } else { self.count };
+        self.populated.store(populated, Ordering::Relaxed);
+        self.is_populate_due()
     }
 
     /// Gives back a frame that nobody else ever knew.

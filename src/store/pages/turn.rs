@@ -23,6 +23,13 @@ pub(crate) struct Reserve {
     pub(crate) trees: Vec<FreedTree>,
 }
 
+impl Reserve {
+    /// True if so many pages can be made.
+    pub(crate) fn holds(&self, pages: usize) -> bool {
+        self.frames.len() >= pages && self.pages.len() >= pages
+    }
+}
+
 /// Write access in the turn, on behalf of one commit.
 #[derive(Debug)]
 pub(crate) struct TurnSession<'s> {
