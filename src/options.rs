@@ -55,6 +55,7 @@ pub struct Options {
     pub(crate) operators: Operators,
     pub(crate) kinds: Kinds,
     pub(crate) background: bool,
+    pub(crate) io_uring: bool,
 }
 
 impl Default for Options {
@@ -71,6 +72,7 @@ impl Default for Options {
             operators: Operators::default(),
             kinds: Kinds::default(),
             background: true,
+            io_uring: true,
         }
     }
 }
@@ -177,6 +179,14 @@ impl Options {
         self
     }
 
+    /// Whether reads that are made together (ahead of a scan, for `multi_get`, for merges) go through `io_uring`, where the system
+    /// allows it, rather than through threads. Default yes.
+    #[must_use]
+    pub fn io_uring(mut self, io_uring: bool) -> Self {
+        self.io_uring = io_uring;
+        self
+    }
+
     /// Opens the database in the directory `path`.
     ///
     /// # Errors
@@ -184,7 +194,7 @@ impl Options {
     /// `TooManyFiles`; `Invalid` if a setting is out of its range.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Database> {
         self.check()?;
-        let disk = OsDisk::open(path.as_ref(), self.create)?;
+        let disk = OsDisk::open(path.as_ref(), self.create)?.io_uring(self.io_uring);
         self.open_on(Arc::new(disk))
     }
 

@@ -169,7 +169,9 @@ fn all_disks_answer_alike() {
 fn disks(label: &str) -> (Scratch, Vec<Box<dyn Disk>>) {
     let scratch = Scratch::new(label);
     let os = OsDisk::open(&scratch.0, true).unwrap();
-    (scratch, vec![Box::new(os), Box::new(MemDisk::new()), Box::new(SimDisk::new(1))])
+    let threads = OsDisk::open(&scratch.0.join("threads"), true).unwrap().io_uring(false);
+    let (mem, sim) = (MemDisk::new(), SimDisk::new(1));
+    (scratch, vec![Box::new(os), Box::new(threads), Box::new(mem), Box::new(sim)])
 }
 
 #[test]

@@ -147,6 +147,10 @@ pub trait File: Send + Sync + fmt::Debug {
     fn window(&self, offset: u64, bytes: u64) -> Result<Arc<dyn Window>>;
     /// Name of the file.
     fn name(&self) -> &str;
+    /// The system's file, for reads past this trait, if there is one.
+    fn handle(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 /// A stretch of a file that is written like memory.

@@ -22,6 +22,8 @@
 mod file;
 mod lock;
 mod pool;
+#[cfg(target_os = "linux")]
+mod ring;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +48,8 @@ const DIRECTORY_MODE: u32 = 0o700;
 pub struct OsDisk {
     directory: Arc<Directory>,
     pool: Pool,
+    #[cfg(target_os = "linux")]
+    rings: ring::Rings,
     start: Instant,
 }
 
@@ -75,7 +79,24 @@ impl OsDisk {
             .map_err(error("open directory"))?;
         let process = std::process::id();
         let directory = Arc::new(Directory { path: path.to_owned(), handle, process });
-        Ok(Self { directory, pool: Pool::new(), start: Instant::now() })
+        Ok(Self {
+            directory,
+            pool: Pool::new(),
+            #[cfg(target_os = "linux")]
+            rings: ring::Rings::new(true),
+            start: Instant::now(),
+        })
+    }
+
+    /// Whether batches of reads go through `io_uring` where the system allows it, rather than through threads. Default yes.
+    #[must_use]
+    pub fn io_uring(mut self, is_wanted: bool) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            self.rings = ring::Rings::new(is_wanted);
+        }
+        let _: (&mut Self, bool) = (&mut self, is_wanted);
+        self
     }
 }
 
@@ -198,6 +219,11 @@ impl Disk for OsDisk {
     }
 
     fn read_batch(&self, requests: &mut [ReadRequest]) {
+        // A single read is best made by who wants it.
+        #[cfg(target_os = "linux")]
+        if requests.len() > 1 && self.rings.read_batch(requests) {
+            return;
+        }
         self.pool.read_batch(requests);
     }
 

@@ -135,6 +135,10 @@ impl File for OsFile {
     fn name(&self) -> &str {
         &self.name
     }
+
+    fn handle(&self) -> Option<&fs::File> {
+        Some(&self.handle)
+    }
 }
 
 impl OsWindow {

@@ -369,6 +369,41 @@ fn reads_that_wait_go_on_in_parallel() {
     assert!(pool.thread_count() <= 16);
 }
 
+/// Batches longer than a ring, from more threads than rings are kept for, with errors among them.
+#[test]
+fn batches_of_many_threads_do_not_mix() {
+    let scratch = Scratch::new("mixed");
+    for io_uring in [true, false] {
+        let disk = OsDisk::open(&scratch.0, true).unwrap().io_uring(io_uring);
+        let name = if io_uring { "ring" } else { "threads" };
+        let file = disk.open(name, OpenMode::Create).unwrap();
+        let all: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251).to_le_bytes()[0]).collect();
+        file.write_at(0, &all).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..12_u64 {
+                let (disk, file, all) = (&disk, &file, &all);
+                scope.spawn(move || {
+                    for round in 0..20 {
+                        let at =
+                            |i: u64| (thread * 7919 + round * 104_729 + i * 1_299_709) % 1_000_100;
+                        let mut requests: Vec<_> = (0..150)
+                            .map(|i| ReadRequest::new(Arc::clone(file), at(i), 90))
+                            .collect();
+                        disk.read_batch(&mut requests);
+                        for request in requests {
+                            let from = usize::try_from(request.offset).unwrap();
+                            match all.get(from..from + 90) {
+                                Some(bytes) => assert_eq!(request.buf, bytes),
+                                None => assert!(request.result.is_err(), "beyond the end"),
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn reads_that_need_not_wait_start_no_thread() {
     let pool = Pool::new();

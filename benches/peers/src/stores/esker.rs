@@ -18,7 +18,10 @@ pub fn open(name: &str, c: &Cfg) -> Result<Box<dyn Store>> {
         _ => return Err(format!("{name}: no such kind of index").into()),
     };
     let durability = if c.durable { Durability::Sync } else { Durability::Os };
-    let db = Options::new().memory_bytes(c.memory_bytes).durability(durability).open(&c.dir)?;
+    // To compare: threads read what is read together.
+    let io_uring = std::env::var_os("ESKER_WITHOUT_IO_URING").is_none();
+    let options = Options::new().memory_bytes(c.memory_bytes).durability(durability);
+    let db = options.io_uring(io_uring).open(&c.dir)?;
     let table = db.table("t", kind)?;
     Ok(Box::new(Esker { db, table, durability, memory_bytes: c.memory_bytes }))
 }
