@@ -43,6 +43,7 @@ const FRAMES_MIN: usize = 96;
 /// # db.close() }
 /// ```
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Options {
     pub(crate) memory_bytes: usize,
     pub(crate) durability: Durability,
