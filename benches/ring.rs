@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
+#![allow(clippy::big_endian_bytes, reason = "keys in the order of their numbers")]
 
 use esker::{Database, Durability, Index, Options, Result};
 use std::path::{Path, PathBuf};
