@@ -442,6 +442,9 @@ impl Engine {
     pub(crate) fn acknowledge(&self, lsn: Lsn, durability: Durability) -> Result<()> {
         if durability == Durability::Sync {
             self.sync_log(lsn)?;
+        } else if let Some(error) = self.wal.failure(lsn) {
+            self.poison(error.to_string());
+            return Err(error);
         }
         if self.wal.upkeep_due() {
             if self.threads {

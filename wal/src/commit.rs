@@ -16,13 +16,21 @@ pub(crate) struct SyncState {
     failure: Option<Failure>,
 }
 
-/// A sync failed. What was not durable then may or may not become so, and nobody can tell: see
+/// A sync, or the writing of a group, failed. What was not durable then may or may not become so, and nobody can tell: see
 /// "What a failed sync means" in `esker_io`.
 #[derive(Debug)]
 struct Failure {
     detail: String,
     /// Where the tail was.
     position: Lsn,
+}
+
+impl Failure {
+    /// What it means for the bytes before `lsn`.
+    fn error(&self, lsn: Lsn) -> Error {
+        let detail = self.detail.clone();
+        if lsn <= self.position { Error::Unknown { detail } } else { Error::Poisoned { detail } }
+    }
 }
 
 /// Gives up the lead, whatever happens to the leader.
@@ -57,12 +65,7 @@ impl Wal {
                 return Ok(());
             }
             if let Some(failure) = &state.failure {
-                let detail = failure.detail.clone();
-                return Err(if lsn <= failure.position {
-                    Error::Unknown { detail }
-                } else {
-                    Error::Poisoned { detail }
-                });
+                return Err(failure.error(lsn));
             }
             if state.running {
                 self.synced.wait(&mut state);
@@ -79,6 +82,22 @@ impl Wal {
         }
     }
 
+    /// From now on nothing is appended or synced. What lies before `position` may be in the log or not.
+    pub(crate) fn fail(&self, detail: String, position: Lsn) {
+        self.sync.lock().failure.get_or_insert(Failure { detail, position });
+        self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// After an append whose group ends at `lsn`: why it is not known to be in the log, where a store is as good as a sync. Costs a
+    /// load.
+    pub fn failure(&self, lsn: Lsn) -> Option<Error> {
+        if !self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
+        let state = self.sync.lock();
+        state.failure.as_ref().map(|failure| failure.error(lsn))
+    }
+
     /// What poisoned the log: after a failed sync nothing may be appended.
     pub fn poisoned(&self) -> Option<String> {
         self.sync.lock().failure.as_ref().map(|failure| failure.detail.clone())
@@ -87,6 +106,10 @@ impl Wal {
     /// One group commit.
     fn lead(&self, lsn: Lsn, seal: &dyn Fn() -> Lsn) {
         let target = seal();
+        // A group before it could not be written.
+        if self.has_failed.load(Ordering::Acquire) {
+            return;
+        }
         assert!(target >= lsn, "waiting for {lsn:?}, but the tail is at {target:?}");
         let groups = self.counters.groups.load(Ordering::Relaxed);
         let durable = self.durable();
@@ -94,8 +117,7 @@ impl Wal {
         let failed = self.sync_files(durable, target).err();
         let taken = self.disk.now().saturating_sub(started).as_nanos();
         if let Some(error) = failed {
-            let failure = Failure { detail: error.to_string(), position: self.position() };
-            self.sync.lock().failure = Some(failure);
+            self.fail(error.to_string(), self.position());
             return;
         }
         self.durable.store(target.0, Ordering::Release);

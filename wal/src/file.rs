@@ -34,7 +34,8 @@ pub(crate) struct LogFile {
     pub(crate) file: Arc<dyn File>,
     /// The body.
     pub(crate) window: Arc<dyn Window>,
-    /// Bytes of the body that stores may touch. A multiple of the block, and only growing.
+    /// Bytes of the body that stores may touch, those before the tail apart, which nobody stores to any more. A
+    /// multiple of the block, and only growing.
     populated: AtomicU64,
     /// Bytes of the body that no store touches any more, as the window was told.
     settled: AtomicU64,
@@ -64,6 +65,11 @@ impl LogFile {
         self.populated.load(Ordering::Acquire)
     }
 
+    /// True if a marker at `at` may be stored.
+    pub(crate) fn is_block_populated(&self, at: u64) -> bool {
+        at / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES <= self.populated()
+    }
+
     /// Everything before LSN `end` is appended, and not stored to again: tells the window, unless it is too little to
     /// be worth the call.
     pub(crate) fn settle(&self, end: Lsn) {
@@ -79,10 +85,11 @@ impl LogFile {
         self.window.settle(from, end - from);
     }
 
-    /// Makes at least `0..bytes` of the body, as far as it goes, fit for stores. True if that took
+    /// Makes at least `tail..bytes` of the body, as far as it goes, fit for stores. True if that took
     /// anything. One caller at a time.
-    pub(crate) fn populate(&self, bytes: u64) -> Result<bool> {
-        let from = self.populated();
+    pub(crate) fn populate(&self, tail: u64, bytes: u64) -> Result<bool> {
+        // What lies before was stored to, or written by calls.
+        let from = self.populated().max(tail / BLOCK_BYTES * BLOCK_BYTES);
         let mut at = from;
         while at < bytes.min(self.body_bytes) {
             let step = (self.body_bytes - at).min(POPULATE_BYTES - at % POPULATE_BYTES);
@@ -162,7 +169,7 @@ fn outfit(disk: &dyn Disk, plan: &Plan, source: &Spare, name: &mut String) -> Re
         populated: AtomicU64::new(0),
         settled: AtomicU64::new(0),
     };
-    made.populate(plan.populate_bytes)?;
+    made.populate(0, plan.populate_bytes)?;
     file.sync()?;
     disk.rename(name, &made.name)?;
     name.clone_from(&made.name);

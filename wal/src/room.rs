@@ -76,9 +76,9 @@ impl Wal {
             (current, at, ready)
         };
         if current.holds(at, room) {
-            current.populate(at + room + CLOSE_ROOM_BYTES + POPULATE_BYTES)?;
+            current.populate(at, at + room + CLOSE_ROOM_BYTES + POPULATE_BYTES)?;
         } else if let Some(ready) = ready {
-            ready.populate(room + CLOSE_ROOM_BYTES)?;
+            ready.populate(0, room + CLOSE_ROOM_BYTES)?;
         } else {
             return Ok(false);
         }
@@ -100,7 +100,7 @@ impl Wal {
                 (current, at, files.ready.is_empty())
             };
             current.settle(Lsn(current.start.0 + at));
-            let worked = current.populate(at + POPULATE_AHEAD_BYTES)?;
+            let worked = !self.is_by_call() && current.populate(at, at + POPULATE_AHEAD_BYTES)?;
             (worked, none_ready && at >= self.prepare_at(&current))
         };
         // Unless somebody is making one just now.
@@ -253,7 +253,7 @@ impl Wal {
         let current = files.current();
         let populated = current.populated();
         let mut at = u64::MAX;
-        if populated < current.body_bytes {
+        if populated < current.body_bytes && !self.is_by_call() {
             let left = POPULATE_AHEAD_BYTES / 2;
             at = at.min(current.start.0 + (populated + 1).saturating_sub(left));
         }

@@ -1,9 +1,16 @@
 //! Appending: the part of the log that runs in the commit turn.
 //!
-//! [`Wal::fits`], [`Wal::append`] and [`Wal::seal`] do no I/O, wait for nothing and cannot fail.
-//! What can is in [`crate::room`], outside the turn. They meet in two places: the populated length
-//! of the current file, which only grows, and the queue of ready files, which only the turn takes
-//! from.
+//! [`Wal::fits`], [`Wal::append`] and [`Wal::seal`] wait for nothing and return no error. What can fail beforehand is in
+//! [`crate::room`], outside the turn. They meet in two places: the populated length of the current file, which only grows,
+//! and the queue of ready files, which only the turn takes from.
+//!
+//! # By store or by call
+//!
+//! Where groups come faster than syncs, they are stored through the window of the file: a few nanoseconds each, but its pages must be
+//! populated, which dirties them, so that syncs write each of them twice, and write-protect them one by one. Where nearly each
+//! group is synced, that is dearer than a system call: then groups are written by calls. [`Wal::seal`] begins that, and
+//! [`BY_CALL_GROUPS`] groups without a seal end it. A call may fail where a store would not; then the log is
+//! poisoned as by a failed sync, and [`Wal::failure`] says so to whoever appended.
 
 use crate::Options;
 use crate::file::{LogFile, Plan, Spare, make};
@@ -24,6 +31,11 @@ use std::collections::VecDeque;
 /// larger one is stored in parts, since a second copy would cost more than a few calls.
 const SCRATCH_BYTES: usize = 16 << 10;
 
+/// So many groups after a seal are written by calls.
+const BY_CALL_GROUPS: u32 = 64;
+/// Larger scratch buffers are not kept.
+const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
 /// The log: shared by all threads.
 #[derive(Debug)]
 pub struct Wal {
@@ -43,6 +55,10 @@ pub struct Wal {
     pub(crate) position: AtomicU64,
     /// The position from which [`Wal::upkeep`] has something to do. Written under `files`.
     pub(crate) upkeep_at: AtomicU64,
+    /// Groups are written by calls. Changes in the turn only.
+    pub(crate) by_call: AtomicBool,
+    /// There is a failure in `sync`.
+    pub(crate) has_failed: AtomicBool,
     /// Groups are appended faster than zeroes can be written: see [`Making`]. A hint.
     pub(crate) urgent: AtomicBool,
     pub(crate) counters: Counters,
@@ -81,6 +97,7 @@ pub struct Tail {
     file: Arc<LogFile>,
     position: Lsn,
     scratch: Vec<u8>,
+    groups_since_seal: u32,
 }
 
 impl Tail {
@@ -162,13 +179,20 @@ impl Wal {
             durable: AtomicU64::new(start.0),
             position: AtomicU64::new(start.0),
             upkeep_at: AtomicU64::new(start.0),
+            by_call: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
             counters: Counters::default(),
         };
         bump(&wal.counters.files_created, 1);
         wal.plan_upkeep();
         let scratch = Vec::with_capacity(SCRATCH_BYTES);
-        Ok((wal, Tail { file, position: start, scratch }))
+        Ok((wal, Tail { file, position: start, scratch, groups_since_seal: 0 }))
+    }
+
+    /// True if groups are written by calls now. Exact in the turn.
+    pub(crate) fn is_by_call(&self) -> bool {
+        self.by_call.load(Ordering::Relaxed)
     }
 
     /// In the turn. True if [`Wal::append`] may be called for a payload of so many bytes, before
@@ -179,7 +203,7 @@ impl Wal {
         }
         let room = group_room(payload_bytes);
         if tail.file.holds(tail.at(), room) {
-            return tail.file.is_populated(tail.at(), room);
+            return self.is_by_call() || tail.file.is_populated(tail.at(), room);
         }
         let files = self.files.lock();
         // The first that is large enough is the one that `switch` will end at.
@@ -187,11 +211,11 @@ impl Wal {
             .ready
             .iter()
             .find(|file| file.holds(0, room))
-            .is_some_and(|file| file.is_populated(0, room))
+            .is_some_and(|file| self.is_by_call() || file.is_populated(0, room))
     }
 
-    /// In the turn, after [`Wal::fits`]. Copies a group into the window and returns the LSN just
-    /// after it: when that is durable, the group is.
+    /// In the turn, after [`Wal::fits`]. Copies a group into the file and returns the LSN just
+    /// after it: when that is durable, the group is. Whether it is in the log at all, [`Wal::failure`] says.
     ///
     /// # Panics
     /// If it does not fit.
@@ -200,16 +224,21 @@ impl Wal {
         assert!(payload_bytes <= GROUP_BYTES_MAX - GROUP_HEADER_BYTES, "make_room refuses this");
         let bytes = GROUP_HEADER_BYTES + payload_bytes;
         let room = group_room(payload_bytes);
-        if !tail.file.holds(tail.at(), room) {
-            self.switch(tail, room);
+        let by_call = self.is_by_call();
+        // The tail stays where the first group that was lost would begin.
+        let lost = |tail: &Tail| Lsn(tail.position.0 + room);
+        if by_call && self.has_failed.load(Ordering::Acquire)
+            || !tail.file.holds(tail.at(), room) && !self.switch(tail, room)
+        {
+            return lost(tail);
         }
-        assert!(tail.file.is_populated(tail.at(), room), "append without fits");
+        assert!(by_call || tail.file.is_populated(tail.at(), room), "append without fits");
 
         let lsn = tail.position;
         #[expect(clippy::cast_possible_truncation, reason = "at most GROUP_BYTES_MAX")]
         let header = GroupHeader { bytes: bytes as u32, lsn, commit, durable: self.durable() };
         let mut header = header.encode();
-        if bytes <= SCRATCH_BYTES - GROUP_HEADER_BYTES {
+        if by_call || bytes <= SCRATCH_BYTES - GROUP_HEADER_BYTES {
             tail.scratch.clear();
             tail.scratch.extend_from_slice(&header);
             for part in payload {
@@ -217,7 +246,13 @@ impl Wal {
             }
             sign(self.identity, lsn, &mut tail.scratch);
             tail.scratch.resize(to_usize(room), 0);
-            tail.file.window.store(tail.at(), &tail.scratch);
+            if by_call {
+                if !self.write_group(tail) {
+                    return lost(tail);
+                }
+            } else {
+                tail.file.window.store(tail.at(), &tail.scratch);
+            }
         } else {
             // The process may die in between: then the checksum does not fit, and the group is
             // torn.
@@ -232,17 +267,59 @@ impl Wal {
         }
         bump(&self.counters.bytes, bytes as u64);
         bump(&self.counters.groups, 1);
-        self.move_to(tail, Lsn(lsn.0 + room))
+        tail.groups_since_seal += 1;
+        let end = self.move_to(tail, Lsn(lsn.0 + room));
+        if by_call && tail.groups_since_seal > BY_CALL_GROUPS {
+            self.by_call.store(false, Ordering::Relaxed);
+            // What comes needs populated pages.
+            self.upkeep_at.store(end.0, Ordering::Release);
+        }
+        end
+    }
+
+    /// Writes the group in the scratch buffer with a call. A block that it is the first in is written whole, so that the system
+    /// need not read what was there.
+    fn write_group(&self, tail: &mut Tail) -> bool {
+        let (at, room) = (tail.at(), tail.scratch.len() as u64);
+        let end = round_up(at + room, BLOCK_BYTES);
+        if at.is_multiple_of(BLOCK_BYTES) || at / BLOCK_BYTES != (at + room - 1) / BLOCK_BYTES {
+            tail.scratch.resize(to_usize(end - at), 0);
+        }
+        let written = self.write(&tail.file, at, &tail.scratch, Lsn(tail.position.0 + room));
+        if tail.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            tail.scratch = Vec::with_capacity(SCRATCH_BYTES);
+        }
+        written
+    }
+
+    /// In the turn. False if it failed, now or before: after a failure nothing is written any more, since what would come
+    /// behind it must not be found without it.
+    fn write(&self, file: &LogFile, at: u64, data: &[u8], end: Lsn) -> bool {
+        if self.has_failed.load(Ordering::Acquire) {
+            return false;
+        }
+        let written = file.file.write_at(BODY_AT + at, data);
+        written.inspect_err(|error| self.fail(error.to_string(), end)).is_ok()
+    }
+
+    /// Puts a marker where the tail is; false if that failed.
+    fn mark(&self, tail: &Tail, marker: &[u8]) -> bool {
+        if tail.file.is_block_populated(tail.at()) {
+            tail.file.window.store(tail.at(), marker);
+            return true;
+        }
+        self.write(&tail.file, tail.at(), marker, tail.position)
     }
 
     /// In the turn: pads to a multiple of 4 KiB, so that what was appended so far can become
     /// durable without its blocks ever being written again (W5). Returns the position.
     pub fn seal(&self, tail: &mut Tail) -> Lsn {
         let end = round_up(tail.position.0, BLOCK_BYTES);
-        if end != tail.position.0 {
-            // Populated, since the block holds the end of a group.
-            tail.file.window.store(tail.at(), &pad(self.identity, tail.position));
+        if end != tail.position.0 && !self.mark(tail, &pad(self.identity, tail.position)) {
+            return tail.position;
         }
+        tail.groups_since_seal = 0;
+        self.by_call.store(true, Ordering::Relaxed);
         self.move_to(tail, Lsn(end))
     }
 
@@ -285,12 +362,15 @@ impl Wal {
         position
     }
 
-    /// Goes on in the next ready file that holds `room` bytes. Files too small for it stay empty.
+    /// Goes on in the next ready file that holds `room` bytes. Files too small for it stay empty. False if this one could not be
+    /// closed.
     #[cold]
-    fn switch(&self, tail: &mut Tail, room: u64) {
+    fn switch(&self, tail: &mut Tail, room: u64) -> bool {
         let mut files = self.files.lock();
         while !tail.file.holds(tail.at(), room) {
-            tail.file.window.store(tail.at(), &close(self.identity, tail.position));
+            if !self.mark(tail, &close(self.identity, tail.position)) {
+                return false;
+            }
             let next = files.ready.pop_front().expect("append after fits: a ready file is there");
             tail.file = Arc::clone(&next);
             self.move_to(tail, next.start);
@@ -298,5 +378,6 @@ impl Wal {
             files.live.push_back(next);
         }
         self.upkeep_at.store(tail.position.0, Ordering::Release);
+        true
     }
 }

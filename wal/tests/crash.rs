@@ -187,8 +187,8 @@ impl Life {
             let mut tail = self.tail.lock();
             if self.wal.fits(&tail, payload.len()) {
                 self.commit += 1;
-                self.wal.append(&mut tail, CommitNo(self.commit), &[payload]);
-                return Ok(());
+                let end = self.wal.append(&mut tail, CommitNo(self.commit), &[payload]);
+                return self.wal.failure(end).map_or(Ok(()), Err);
             }
             drop(tail);
             self.wal.make_room(payload.len())?;

@@ -9,6 +9,7 @@ use common::{DATABASE, FaultDisk, Log, START, options, payload, read_all, read_f
 use esker_base::sync::{Arc, Mutex, Ordering, thread};
 use esker_base::{CommitNo, Error, Lsn};
 use esker_io::mem::MemDisk;
+use esker_io::sim::{Fault, OpKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use esker_wal::{Options, Wal};
 
@@ -205,6 +206,48 @@ fn all_who_wait_for_a_failed_sync_learn_of_it() {
         2,
         "the first file's, and one that failed"
     );
+}
+
+/// Where each group is synced, groups are written by calls, which can fail: what was not written is not said to be, nothing comes
+/// behind it, and what came before is kept.
+#[test]
+fn a_failed_write_of_a_group_poisons() {
+    let sim = SimDisk::new(1);
+    let log = Log::create(Arc::new(sim.clone()), options(64 << 10, 64 << 10)).unwrap();
+    for _ in 0..5 {
+        log.put_sync(100).unwrap();
+    }
+    sim.inject(Fault::new(OpKind::Write, 0));
+    let (before, end) = (log.wal.stats().groups, log.wal.position());
+    assert!(matches!(log.put(100), Err(Error::Unknown { .. })));
+    assert!(log.wal.poisoned().is_some());
+    assert!(matches!(log.put(100), Err(Error::Poisoned { .. })));
+    assert!(log.sync(log.wal.position()).is_err());
+    assert!(log.sync(end).is_ok(), "durable before");
+    // It may have been written before it failed.
+    let read = read_all(&sim).unwrap();
+    assert!(read == up_to(before) || read == up_to(before + 1), "{read:?}");
+}
+
+/// Without syncs groups are stored, after one they are written by calls, and after many without one stored again; both ways lead to
+/// the same log, and what a call writes needs no populated pages.
+#[test]
+fn groups_are_written_by_calls_while_they_are_synced() {
+    let sim = SimDisk::new(1);
+    let log = Log::create(Arc::new(sim.clone()), options(1 << 20, 8 << 20)).unwrap();
+    let mut groups = 0;
+    for round in 0..40 {
+        for n in 0..[1, 3, 200][round % 3] {
+            // Some are larger than a block, and some than what is put together for a store.
+            log.put(1 + (n * 37 + round * 411) % [200, 9000, 40_000][round % 3]).unwrap();
+            groups += 1;
+            if log.wal.upkeep_due() {
+                log.wal.upkeep().unwrap();
+            }
+        }
+        log.sync(log.wal.position()).unwrap();
+        assert_eq!(read_all(&sim).unwrap(), up_to(groups), "round {round}");
+    }
 }
 
 #[test]

@@ -42,7 +42,8 @@ impl Log {
                 let payload = payload(commit, bytes);
                 let (one, two) = payload.split_at(bytes / 3);
                 let end = self.wal.append(&mut turn.tail, commit, &[one, two]);
-                return Ok((commit, end));
+                drop(turn);
+                return self.wal.failure(end).map_or(Ok((commit, end)), Err);
             }
             drop(turn);
             self.wal.make_room(bytes)?;
