@@ -422,7 +422,14 @@ fn releases_and_appends_go_on_together() {
     log.sync(end).unwrap();
     let (commits, _) = read_from(disk.as_ref(), from).unwrap();
     assert_eq!(commits.last(), Some(&901));
-    assert!(log.wal.stats().files_recycled > 0);
+    // Whether one was while writers went on depends on who ran when.
+    log.wal.release_before(log.wal.durable()).unwrap();
+    let mut puts = 0;
+    while log.wal.stats().files_recycled == 0 {
+        log.put(1000).unwrap();
+        puts += 1;
+        assert!(puts < 1000, "released files are not used again");
+    }
 }
 
 #[test]
