@@ -119,6 +119,11 @@ pub trait File: Send + Sync + fmt::Debug {
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.read_at(offset, buf).map(|()| true)
     }
+    /// As [`File::read_at`], for much that is read in one go: what is not in the system's cache does not come in there, where
+    /// that can be had.
+    fn read_past_cache(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buf)
+    }
     /// Writes all of `data`, growing the file if needed. On an error any part may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
     /// Makes earlier writes, window stores and the length durable (`fdatasync`).

@@ -19,6 +19,7 @@
 //!
 //! [`OsDisk::open`] with `create` syncs the parents of the directories that it makes.
 
+mod direct;
 mod file;
 mod lock;
 mod pool;

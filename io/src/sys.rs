@@ -195,6 +195,31 @@ pub(crate) fn allocate(file: &File, offset: u64, bytes: u64) -> Result<()> {
     }
 }
 
+/// False if most of a range is not in the page cache; true if it is, if some of it is yet to be written, or if the system
+/// cannot tell. (A read with `RWF_NOWAIT` is no way to ask: it starts reading what is not there.)
+pub(crate) fn is_cached(file: &File, offset: u64, bytes: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        /// The same on all architectures.
+        const SYS_CACHESTAT: libc::c_long = 451;
+        const PAGE_BYTES: u64 = 4096;
+        let range = [offset, bytes as u64];
+        // Pages cached, dirty, being written, evicted, and of these lately.
+        let mut pages = [0u64; 5];
+        // SAFETY: both arrays have the layout of what the call takes, two and five numbers of 64 bits, and live through it.
+        let failed = unsafe {
+            libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), pages.as_mut_ptr(), 0)
+        };
+        let [cached, dirty, writing, ..] = pages;
+        failed != 0 || dirty + writing > 0 || cached * PAGE_BYTES * 2 >= bytes as u64
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _: (&File, u64, usize) = (file, offset, bytes);
+        true
+    }
+}
+
 /// Bytes that an ordinary user can still write to the file system.
 pub(crate) fn free_bytes(dir: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: all fields are integers, for which zero is a value.

@@ -1,12 +1,13 @@
 //! Open files, and windows into them.
 
-use super::Directory;
+use super::{Directory, direct};
 use crate::{File, OpenMode, Window, name, sys};
 use esker_base::sync::Arc;
 use esker_base::{Error, Result};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 /// Zeroes are written in steps of one page of the system. Larger ones would be kept in the page cache as
 /// larger units, of which a store through a window dirties, and a sync then writes, the whole: a
@@ -20,6 +21,8 @@ pub(super) struct OsFile {
     name: String,
     mode: OpenMode,
     handle: Arc<fs::File>,
+    /// The same file, for reads past the page cache, if that can be had: opened when it is first wanted.
+    direct: OnceLock<Option<fs::File>>,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,11 @@ impl OsFile {
         mode: OpenMode,
         handle: fs::File,
     ) -> Self {
-        Self { directory, name, mode, handle: Arc::new(handle) }
+        Self { directory, name, mode, handle: Arc::new(handle), direct: OnceLock::new() }
+    }
+
+    fn direct(&self) -> Option<&fs::File> {
+        self.direct.get_or_init(|| direct::open(&self.handle)).as_ref()
     }
 
     /// Refuses to write where that is not right.
@@ -63,6 +70,17 @@ impl File for OsFile {
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         // Short counts, ends of file and errors are the business of `read_at`.
         Ok(sys::read_cached(&self.handle, offset, buf).is_ok_and(|count| count == buf.len()))
+    }
+
+    fn read_past_cache(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if !sys::is_cached(&self.handle, offset, buf.len())
+            && let Some(direct) = self.direct()
+            && direct::read(direct, offset, buf).is_ok()
+        {
+            return Ok(());
+        }
+        // Whatever that failed on, the ordinary way tells.
+        self.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {

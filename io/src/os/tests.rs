@@ -412,3 +412,46 @@ fn reads_that_need_not_wait_start_no_thread() {
     }
     assert_eq!(pool.thread_count(), 0);
 }
+
+#[test]
+fn reads_past_the_cache_are_exact_wherever_they_begin_and_end() {
+    let (scratch, disk) = disk("direct");
+    let all: Vec<u8> = (0..300_001u32).map(|at| (at * 7 / 3).to_le_bytes()[0]).collect();
+    let file = disk.open("data", OpenMode::Create).unwrap();
+    file.write_at(0, &all).unwrap();
+    file.sync().unwrap();
+    let handle = fs::File::open(scratch.0.join("data")).unwrap();
+    let direct = direct::open(&handle);
+    for (offset, bytes) in [
+        (0, 65_536),
+        (1, 65_536),
+        (4095, 2),
+        (4096, 4096),
+        (100_003, 199_998),
+        (299_999, 2),
+        (5, 0),
+    ] {
+        let wanted = &all[offset..offset + bytes];
+        let mut found = vec![0; bytes];
+        file.read_past_cache(offset as u64, &mut found).unwrap();
+        assert!(found == wanted, "{bytes} bytes from {offset}");
+        // Not every file system has it.
+        if let Some(direct) = &direct {
+            found.fill(0);
+            direct::read(direct, offset as u64, &mut found).unwrap();
+            assert!(found == wanted, "{bytes} bytes from {offset}, past the cache");
+        }
+    }
+    for (offset, bytes) in [(300_000, 2), (290_000, 65_536), (400_000, 1)] {
+        let mut buf = vec![0; bytes];
+        let beyond = file.read_past_cache(offset, &mut buf);
+        assert!(
+            matches!(&beyond, Err(Error::Io { source, .. })
+            if source.kind() == io::ErrorKind::UnexpectedEof),
+            "{beyond:?}"
+        );
+        if let Some(direct) = &direct {
+            direct::read(direct, offset, &mut buf).unwrap_err();
+        }
+    }
+}
