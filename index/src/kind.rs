@@ -216,6 +216,20 @@ pub trait Cursor: fmt::Debug + Send {
     ) -> Step<()> {
         Ok(())
     }
+    /// Appends pages that it is going to need later than those of which it has told, if it is time to have them read: others
+    /// do that while it goes on. Called when [`Self::next`] has gone to another page.
+    ///
+    /// # Errors
+    /// As [`Pages::read`], for pages above them. A page that is `Missing` is then read meanwhile, too.
+    fn further<P: Pages>(
+        &mut self,
+        _pages: &P,
+        _root: &ChildWord,
+        _view: View,
+        _out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        Ok(())
+    }
     /// Where the page after this one is, if that is known: its lines are then fetched while this one's rows are
     /// looked at.
     fn ahead(&self) -> Option<Ahead> {

@@ -191,6 +191,9 @@ pub trait Pages {
     fn read_asked<'a>(&'a self, word: &ChildWord, view: View) -> Step<Self::Read<'a>> {
         self.read(word, view)
     }
+    /// After a page was `Missing`: pages that lie beside it and are going to be wanted, too, though not at once. They may be
+    /// read together with it.
+    fn want_too(&self, _words: &[ChildWord]) {}
     /// True if this branch has not been replaced since it was read.
     fn is_current(&self, branch: &Self::Read<'_>) -> bool;
     /// Bytes of content in a page: words and body together.

@@ -8,6 +8,10 @@ use esker_base::PageId;
 /// Pages asked for at once by a scan that goes on: two at its second leaf, then twice as many each time,
 /// up to this.
 const READ_AHEAD_MAX: usize = 32;
+/// A scan that has come to this window asks for more before it is missing any: for so many leaves at a time,
+const FURTHER: usize = 32;
+/// when not more of those asked for than this are left. The device, and who unpacks, work on them meanwhile.
+const ASKED_MIN: usize = 96;
 /// The same where everything is going to be read: most of it comes in while what came before is worked on.
 const EAGER_AHEAD: usize = 64;
 
@@ -27,6 +31,8 @@ pub struct TreeCursor {
     done: bool,
     /// Pages asked for at once the last time.
     window: usize,
+    /// Leaves from the next one on that were asked for.
+    asked: usize,
 }
 
 impl TreeCursor {
@@ -43,6 +49,7 @@ impl TreeCursor {
             started: false,
             done: false,
             window: 1,
+            asked: 0,
         }
     }
 
@@ -85,6 +92,25 @@ impl TreeCursor {
         }
     }
 
+    /// How many of the rows that are still to come from the copy of this leaf come first, of those for which `is_before` is
+    /// true: it is so for all that come before one of them.
+    pub(crate) fn count_before(&mut self, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut from, mut to) = (0, self.last - self.first);
+        while from < to {
+            let middle = usize::midpoint(from, to);
+            let row = match self.direction {
+                Direction::Forward => self.first + middle,
+                Direction::Backward => self.last - 1 - middle,
+            };
+            if is_before(self.copy.row(row).0) {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        from
+    }
+
     #[inline]
     fn step(&mut self) -> bool {
         if self.first == self.last {
@@ -124,6 +150,7 @@ impl Cursor for TreeCursor {
             };
             seek_leaf(pages, root, view, bound.as_deref(), self.direction, &mut self.copy)?;
             self.started = true;
+            self.asked = self.asked.saturating_sub(1);
             self.first = self.copy.lower_bound(&self.low);
             let high = self.high.as_ref();
             self.last = high.map_or(self.copy.len(), |high| self.copy.lower_bound(high));
@@ -149,8 +176,27 @@ impl Cursor for TreeCursor {
             (true, window) => (window * 2).min(READ_AHEAD_MAX),
             (false, _) => 1,
         };
-        upcoming(pages, root, view, bound.as_deref(), window, self.direction, out)?;
+        let before = out.len();
+        upcoming(pages, root, view, bound.as_deref(), 0..window, self.direction, out)?;
         self.window = window;
+        self.asked = out.len() - before;
+        Ok(())
+    }
+
+    fn further<P: Pages>(
+        &mut self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        if self.window < READ_AHEAD_MAX || self.asked > ASKED_MIN {
+            return Ok(());
+        }
+        let Some(bound) = self.bound() else { return Ok(()) };
+        let (before, leaves) = (out.len(), self.asked..self.asked + FURTHER);
+        upcoming(pages, root, view, bound.as_deref(), leaves, self.direction, out)?;
+        self.asked += out.len() - before;
         Ok(())
     }
 

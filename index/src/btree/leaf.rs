@@ -535,7 +535,7 @@ pub fn check_leaf(body: &[u8], tombstones: bool) -> Result<(), String> {
     let slots = HEADER_BYTES + count * HEAD_BYTES;
     let value_bytes_max = max_inline_value_bytes(body.len());
     let mut used = 0;
-    let mut before: Option<&[u8]> = None;
+    let mut before: Option<(u32, &[u8])> = None;
     for i in 0..count {
         let at = u16_at(body, slots + i * 2);
         let record = body.get(at..heap_end).filter(|_| at >= heap);
@@ -554,14 +554,15 @@ pub fn check_leaf(body: &[u8], tombstones: bool) -> Result<(), String> {
             return Err(format!("row {i}: key of {key_bytes}, value of {value_bytes} bytes"));
         }
         let key = &record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + key_bytes];
-        let head = &body[HEADER_BYTES + i * HEAD_BYTES..][..HEAD_BYTES];
-        if head != head32(key).to_le_bytes() {
+        let head = head32(key);
+        if body[HEADER_BYTES + i * HEAD_BYTES..][..HEAD_BYTES] != head.to_le_bytes() {
             return Err(format!("row {i} has another head than its key"));
         }
-        if before.is_some_and(|before| before >= key) {
+        // Where heads ascend, so do keys.
+        if before.is_some_and(|(other, before)| other > head || other == head && before >= key) {
             return Err(format!("row {i} is not above the one before"));
         }
-        before = Some(key);
+        before = Some((head, key));
         used += bytes;
     }
     if used + u16_at(body, GARBAGE_AT) != heap_end - heap {

@@ -7,6 +7,7 @@ use crate::kind::{Direction, Value, max_key_bytes};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use esker_base::PageId;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Memory of a copy.
 #[derive(Debug, Default)]
@@ -165,31 +166,54 @@ pub fn seek_leaf<P: Pages>(
     })
 }
 
-/// Appends the pages of the next leaves of a scan, at most `count`, beginning with that of `bound`: as many as
-/// one branch names.
+/// Appends the pages of the next leaves of a scan, counted from that of `bound`: those numbered by `leaves`, as far as
+/// one branch names them; if it names none of them, those of the branch that follows.
 ///
 /// # Errors
-/// As [`super::get`], for branches only.
+/// As [`super::get`], for branches only. `Missing` may name the branch that follows.
 pub fn upcoming<P: Pages>(
     pages: &P,
     root: &ChildWord,
     view: View,
     bound: Option<&[u8]>,
-    count: usize,
+    leaves: Range<usize>,
     direction: Direction,
     out: &mut Vec<PageId>,
 ) -> Step<()> {
     let path = Path::down(pages, root, view, route(bound, direction))?;
-    if let Some((branch, slot)) = path.nodes.last() {
-        let words = branch.words();
-        match direction {
-            Direction::Forward => {
-                out.extend(words[*slot..].iter().take(count).map(ChildWord::page));
-            }
-            Direction::Backward => {
-                out.extend(words[..=*slot].iter().rev().take(count).map(ChildWord::page));
-            }
+    let Some(((branch, slot), above)) = path.nodes.split_last() else { return Ok(()) };
+    let words = branch.words();
+    let left = match direction {
+        Direction::Forward => words.len() - slot,
+        Direction::Backward => slot + 1,
+    };
+    if leaves.start < left {
+        let first = match direction {
+            Direction::Forward => *slot,
+            Direction::Backward => words.len() - 1 - slot,
+        };
+        append(words, first + leaves.start..first + leaves.end, direction, out);
+    } else if let Some((parent, slot)) = above.last() {
+        let next = match direction {
+            Direction::Forward => Some(slot + 1),
+            Direction::Backward => slot.checked_sub(1),
+        };
+        let Some(next) = next.and_then(|next| parent.words().get(next)) else { return Ok(()) };
+        let branch = pages.read(next, view)?;
+        if branch.level() == 1 {
+            append(branch.words(), leaves.start - left..leaves.end - left, direction, out);
         }
     }
     Ok(())
+}
+
+/// Appends the pages of some children, counted from the side that a scan comes from, as far as there are such.
+fn append(words: &[ChildWord], which: Range<usize>, direction: Direction, out: &mut Vec<PageId>) {
+    let (skip, count) = (which.start, which.len());
+    match direction {
+        Direction::Forward => out.extend(words.iter().skip(skip).take(count).map(ChildWord::page)),
+        Direction::Backward => {
+            out.extend(words.iter().rev().skip(skip).take(count).map(ChildWord::page));
+        }
+    }
 }

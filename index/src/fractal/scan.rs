@@ -319,6 +319,19 @@ impl Cursor for FractalCursor {
         }
     }
 
+    fn further<P: Pages>(
+        &mut self,
+        pages: &P,
+        _root: &ChildWord,
+        view: View,
+        out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        match &mut self.merge {
+            Some(merge) => merge.further(pages, view, out),
+            None => Ok(()),
+        }
+    }
+
     fn ahead(&self) -> Option<Ahead> {
         self.merge.as_ref().and_then(Merge::ahead)
     }

@@ -71,7 +71,7 @@ pub(crate) fn weight_of(rows: u64, tombstones: u64) -> i64 {
 fn upcoming_of<P: Pages>(pages: &P, filter: &FilterJob, out: &mut Vec<PageId>) -> Step<()> {
     let Some(next) = &filter.next else { return Ok(()) };
     let (tree, view, forward) = (word_of(filter.run.tree), View::Current, Direction::Forward);
-    upcoming(pages, &tree, view, Some(next), LEAVES_AHEAD, forward, out)
+    upcoming(pages, &tree, view, Some(next), 0..LEAVES_AHEAD, forward, out)
 }
 
 impl Fractal {

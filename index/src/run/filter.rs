@@ -20,6 +20,8 @@ const LINE_WORDS: usize = 8;
 pub(crate) const HEADER_BYTES: usize = 8;
 const WORD_BYTES: usize = 8;
 pub(crate) const PROBES_MAX: u16 = 16;
+/// Blocks that are read together: a read of so many takes little longer than one of one.
+const BLOCKS_AT_ONCE: usize = 8;
 const SEED: u64 = 0x6573_6b65_7272_756e;
 
 /// The hash of a key that filters are asked with.
@@ -135,8 +137,15 @@ pub fn may_contain<P: Pages>(pages: &P, root: &ChildWord, view: View, hash: u64)
     let line = line_of(hash, header.lines);
     let in_block = lines_in_block(content_bytes);
     let words = page.words();
-    let word = words.get(line / in_block).ok_or_else(|| corrupt(&page, "few children"))?;
-    test(pages, word, view, line % in_block * LINE_BYTES, (hash, header.probes))
+    let block = line / in_block;
+    let word = words.get(block).ok_or_else(|| corrupt(&page, "few children"))?;
+    let admits = test(pages, word, view, line % in_block * LINE_BYTES, (hash, header.probes));
+    if matches!(admits, Err(Stop::Missing(_))) {
+        // Every block is asked about sooner or later, and they were built, and so written, one after the other.
+        let first = block / BLOCKS_AT_ONCE * BLOCKS_AT_ONCE;
+        pages.want_too(&words[first..words.len().min(first + BLOCKS_AT_ONCE)]);
+    }
+    admits
 }
 
 #[inline]

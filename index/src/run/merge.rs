@@ -104,6 +104,10 @@ pub struct Merge {
     winner: Option<usize>,
     /// No head but that of the last winner is smaller.
     others_min: u64,
+    /// How often the last winner has won in a row, without a stretch.
+    wins: u32,
+    /// Rows of the winner behind the one it is at that come before those of all others, and need no look.
+    stretch: usize,
     base: Vec<u8>,
     /// Different keys with the same head since the base was chosen.
     collisions: u32,
@@ -159,6 +163,8 @@ impl Merge {
             due: (0..count).collect(),
             winner: None,
             others_min: 0,
+            wins: 0,
+            stretch: 0,
             base: high.map_or(Vec::new(), |high| low[..common_bytes(low, high)].to_vec()),
             collisions: 0,
             counts: MergeCounts::default(),
@@ -195,7 +201,33 @@ impl Merge {
                 self.passed = self.passed.saturating_add(1);
             }
         }
+        if self.stretch > 0 {
+            self.stretch -= 1;
+            let source = &mut self.sources[self.winner.expect("it is at a row")];
+            source.has_key = false;
+            self.counts.rows_in += 1;
+            self.counts.rows_out += 1;
+            self.passed_before = 0;
+            return source.next_in_memory();
+        }
         self.next_of_many()
+    }
+
+    /// After some wins in a row, looks how many more there will be in what the winner has of its leaf.
+    #[inline]
+    fn note_win(&mut self, winner: usize, last: Option<usize>) {
+        // So that one search is cheaper than the comparisons that it saves.
+        const WINS_MIN: u32 = 4;
+        self.wins = if last == Some(winner) { self.wins + 1 } else { 0 };
+        if self.wins < WINS_MIN {
+            return;
+        }
+        self.wins = 0;
+        let source = &mut self.sources[winner];
+        if !source.is_mixed && source.shadow.is_none() {
+            let (base, direction, limit) = (&self.base, self.config.direction, self.others_min);
+            self.stretch = source.cursor.count_before(|key| head(base, key, direction) < limit);
+        }
     }
 
     fn next_of_many(&mut self) -> Option<bool> {
@@ -227,6 +259,7 @@ impl Merge {
                     self.counts.rows_out += 1;
                     self.passed_before = std::mem::take(&mut self.passed);
                     self.winner = Some(winner);
+                    self.note_win(winner, last);
                     return Some(true);
                 }
             }
@@ -281,6 +314,17 @@ impl Merge {
             if source.fetched.is_none() {
                 source.cursor.upcoming(pages, &source.tree, view, out)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Appends pages that its sources are going to need later, as [`Cursor::further`].
+    ///
+    /// # Errors
+    /// As [`Cursor::further`].
+    pub fn further<P: Pages>(&mut self, pages: &P, view: View, out: &mut Vec<PageId>) -> Step<()> {
+        for source in &mut self.sources {
+            source.cursor.further(pages, &source.tree, view, out)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::kind::{
     CheckStep, Checker, Cursor, Direction, Value, max_inline_value_bytes, max_key_bytes,
 };
 use crate::mock::Mock;
-use crate::pages::{ChildWord, PageRead, View};
+use crate::pages::{ChildWord, PageRead, Stop, View};
 use esker_base::PageId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -264,5 +264,43 @@ fn long_pivots_and_vanishing_prefixes_fit() {
         let run = build(&mock, content_bytes, &rows, 10).unwrap();
         check(&mock, &run);
         assert!(read_back(&mock, &run, Direction::Forward) == Vec::from_iter(rows));
+    }
+}
+
+#[test]
+fn a_scan_that_goes_on_tells_of_each_leaf_once_and_before_it_is_missing() {
+    let mock = Mock::new(960);
+    let number = |i: usize| format!("{i:08}").into_bytes();
+    let rows: Rows = (0..20_000).map(|i| (number(i), Owned::Inline(vec![0; 50]))).collect();
+    let run = build(&mock, 960, &rows, 0).unwrap();
+    let root = word(run.tree);
+    assert!(run.level > 1, "it goes from branch to branch");
+    for direction in [Direction::Forward, Direction::Backward] {
+        mock.evict_leaves();
+        let mut cursor = TreeCursor::new(&[], None, direction);
+        let (mut told, mut met, mut stops) = (Vec::new(), 0, 0);
+        loop {
+            let mut pages = Vec::new();
+            match cursor.next(&mock, &root, View::Current) {
+                Ok(false) => break,
+                Ok(true) => {
+                    met += 1;
+                    cursor.further(&mock, &root, View::Current, &mut pages).unwrap();
+                }
+                Err(Stop::Missing(_)) => {
+                    stops += 1;
+                    cursor.upcoming(&mock, &root, View::Current, &mut pages).unwrap();
+                }
+                Err(stop) => panic!("{stop:?}"),
+            }
+            for page in pages {
+                mock.load(page);
+                told.push(page);
+            }
+        }
+        assert_eq!(met, rows.len());
+        assert!(stops <= 6, "1, 2, 4, ... 32 leaves, and never again: {stops}");
+        let all: BTreeSet<PageId> = told.iter().copied().collect();
+        assert_eq!((told.len(), all.len()), (run.pages as usize, told.len()), "{direction:?}");
     }
 }

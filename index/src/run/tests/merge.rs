@@ -104,7 +104,11 @@ fn merged(
             let mut pages = Vec::new();
             mock.settle(|| merge.upcoming(mock, view, &mut pages));
             assert!(pages.iter().all(|page| mock.page_ids().contains(page)));
-            mock.settle(|| merge.next(mock, view))
+            let next = mock.settle(|| merge.next(mock, view));
+            let mut pages = Vec::new();
+            mock.settle(|| merge.further(mock, view, &mut pages));
+            assert!(pages.iter().all(|page| mock.page_ids().contains(page)));
+            next
         });
         if !next {
             break;
@@ -180,7 +184,7 @@ fn pages_inside_a_newer_range_are_not_read() {
             match merge.next(&mock, View::Current) {
                 Ok(false) => break,
                 Ok(true) => count += 1,
-                Err(crate::pages::Stop::Missing(page)) => {
+                Err(Stop::Missing(page)) => {
                     reads += 1;
                     mock.load(page);
                 }
