@@ -4,7 +4,7 @@
 //! [`Options::background`](crate::Options::background), in steps on the callers' threads.
 
 use crate::engine::{Engine, Wake};
-use crate::read_ahead::read_ahead_thread;
+use crate::read_ahead::{scan_ahead_thread, work_ahead_thread};
 use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_FULL, DEAD_PERCENT_REST};
 use crate::store::count;
 use crate::store::segment::SEGMENT_PAGES_MIN;
@@ -53,7 +53,9 @@ impl Threads {
             spawn("esker-store", store_thread),
             spawn("esker-log", log_thread),
             spawn("esker-work", work_thread),
-            spawn("esker-ahead", read_ahead_thread),
+            spawn("esker-ahead", work_ahead_thread),
+            spawn("esker-scan", scan_ahead_thread),
+            spawn("esker-scan", scan_ahead_thread),
             spawn("esker-behind", write_behind_thread),
         ];
         // Without a thread its work is done when callers need it, as with a simulated disk.

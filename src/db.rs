@@ -62,6 +62,7 @@ impl Shared {
         self.engine.log_wake.wake();
         self.engine.work_wake.wake();
         self.engine.read_ahead.wake();
+        self.engine.scan_ahead.wake();
         self.engine.write_behind.wake();
         self.threads.lock().join();
         self.engine.lock.lock().take();

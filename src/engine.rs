@@ -71,7 +71,9 @@ pub(crate) struct Engine {
     /// A group commit lately found leaves that were not in memory.
     pub(crate) is_missing_seen: AtomicBool,
     pub(crate) work_wake: Wake,
+    /// For background work, and for scans.
     pub(crate) read_ahead: ReadAhead,
+    pub(crate) scan_ahead: ReadAhead,
     pub(crate) write_behind: WriteBehind,
     pub(crate) waiters: Waiters,
     /// When the log was last synced at an interval, without threads.
@@ -214,6 +216,7 @@ impl Engine {
             is_missing_seen: AtomicBool::new(true),
             work_wake: Wake::default(),
             read_ahead: ReadAhead::default(),
+            scan_ahead: ReadAhead::default(),
             write_behind: WriteBehind::default(),
             waiters: Waiters::default(),
             synced_at: Mutex::new(Duration::ZERO),
@@ -228,13 +231,21 @@ impl Engine {
     ) -> Result<R> {
         let mut tries = Tries::default();
         loop {
-            let stop = {
+            let (stop, mut wanted) = {
                 let session = Session::new(&self.store);
                 match step(&session) {
                     Ok(result) => return Ok(result),
-                    Err(stop) => stop,
+                    Err(stop) => (stop, session.take_wanted()),
                 }
             };
+            if let Stop::Missing(page) = stop
+                && !wanted.is_empty()
+            {
+                tries.read_ahead(&self.store, page, &mut wanted);
+                wanted.insert(0, page);
+                // An error is met again, and told, below.
+                let _ignored = self.store.load_many(&wanted, view).is_err();
+            }
             self.follow_up(stop, view, &mut tries)?;
         }
     }

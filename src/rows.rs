@@ -4,9 +4,10 @@
 //! lends rows out of the copy: nothing is locked between rows. What the cursor misses is read here, together with what it
 //! is going to miss.
 
-use crate::engine::Tries;
+use crate::engine::{Engine, Tries};
 use crate::kinds::AnyCursor;
 use crate::range::Span;
+use crate::read_ahead::{Claim, READ_NOW};
 use crate::store::frame::Ahead;
 use crate::store::pages::Session;
 use crate::table::{HeldCut, Table, large};
@@ -14,7 +15,7 @@ use crate::value::Handle;
 use esker_base::sync::Arc;
 use esker_base::{PageId, Result};
 use esker_index::kind::{Direction, Value};
-use esker_index::pages::{Stop, View};
+use esker_index::pages::{ChildWord, Stop, View};
 
 /// A row of a scan, taken out of it.
 #[derive(Clone, Debug)]
@@ -55,6 +56,59 @@ struct End {
 impl End {
     fn new(cursor: AnyCursor, done: bool) -> Self {
         Self { cursor, started: false, done, large: Vec::new(), ahead: Ahead::default() }
+    }
+
+    /// Has pages that will be needed later read by another thread, if there is one and memory for them.
+    fn ask_further(
+        &mut self,
+        engine: &Engine,
+        session: &Session<'_>,
+        root: &ChildWord,
+        view: View,
+        further: &mut Vec<PageId>,
+    ) {
+        let store = &engine.store;
+        if !engine.scan_ahead.is_running() || !store.has_room_ahead() {
+            return;
+        }
+        further.clear();
+        // What stands in the way here is met again by the cursor itself.
+        if let Err(Stop::Missing(page)) = self.cursor.further(session, root, view, further) {
+            further.push(page);
+        }
+        further.retain(|page| store.resident.get(*page).is_none());
+        if !further.is_empty() {
+            engine.scan_ahead.ask(further, view, store.read_ahead_max());
+        }
+    }
+
+    /// Brings in a page that is missing, and what is going to be missing next.
+    fn read_with_upcoming(
+        &mut self,
+        engine: &Engine,
+        root: &ChildWord,
+        (page, view): (PageId, View),
+        tries: &mut Tries,
+    ) {
+        let store = &engine.store;
+        let mut wanted = Vec::new();
+        if self.cursor.upcoming(&Session::new(store), root, view, &mut wanted).is_err() {
+            wanted.clear();
+        }
+        tries.read_ahead(store, page, &mut wanted);
+        if wanted.is_empty() {
+            return;
+        }
+        let later = wanted.get(READ_NOW..).unwrap_or_default();
+        if !later.is_empty()
+            && store.has_room_ahead()
+            && engine.scan_ahead.ask(later, view, store.read_ahead_max())
+        {
+            wanted.truncate(READ_NOW);
+        }
+        wanted.insert(0, page);
+        // An error is met again, and told, by who follows up the stop.
+        let _ignored = store.load_many(&wanted, view).is_err();
     }
 
     /// Lends the row that the cursor is at.
@@ -208,27 +262,23 @@ impl Rows {
                             let frames = &engine.store.frames;
                             end.ahead = frames.plan_ahead(next.hint, next.rows, next.used_bytes);
                         }
+                        end.ask_further(engine, &session, root, view, &mut self.missing);
                         return Ok(found);
                     }
-                    Err(stop) => {
-                        self.missing.clear();
-                        if matches!(stop, Stop::Missing(_)) {
-                            // Read-ahead: what stands in the way here is met again by the cursor itself.
-                            let missing = &mut self.missing;
-                            if end.cursor.upcoming(&session, root, view, missing).is_err() {
-                                missing.clear();
-                            }
-                        }
-                        stop
-                    }
+                    Err(stop) => stop,
                 }
             };
             if let Stop::Missing(page) = stop {
-                tries.read_ahead(&engine.store, page, &mut self.missing);
-                if !self.missing.is_empty() {
-                    self.missing.insert(0, page);
-                    // An error is met again, and told, below.
-                    let _ignored = engine.store.load_many(&self.missing, view).is_err();
+                match engine.scan_ahead.claim(page, view, READ_NOW) {
+                    Claim::Yours(pages) => {
+                        // An error is met again, and told, by who goes there.
+                        let _ignored = engine.store.load_many(&pages, view).is_err();
+                        continue;
+                    }
+                    Claim::Waited if engine.store.resident.get(page).is_some() => continue,
+                    Claim::Waited | Claim::Unknown => {
+                        end.read_with_upcoming(engine, root, (page, view), &mut tries);
+                    }
                 }
             }
             engine.follow_up(stop, view, &mut tries)?;

@@ -145,7 +145,13 @@ impl Engine {
                     tries.read_ahead(&self.store, page, &mut missing);
                     if !missing.is_empty() {
                         let later = missing.get(READ_NOW..).unwrap_or_default();
-                        if !alone && self.read_ahead.ask(later, self.store.read_ahead_max()) {
+                        if !alone
+                            && self.read_ahead.ask(
+                                later,
+                                View::Current,
+                                self.store.read_ahead_max(),
+                            )
+                        {
                             missing.truncate(READ_NOW);
                         }
                         missing.insert(0, page);

@@ -558,3 +558,43 @@ fn what_any_of_many_writers_was_told_survives() {
         assert!(crashes > 500, "{crashes} crashes");
     }
 }
+
+/// Rows that are many times what scans ask for ahead, and more than memory: by two scans at once in each direction, with
+/// threads that read for them, while everything is changed.
+#[test]
+fn scans_beyond_memory_give_every_row_whoever_reads_ahead() {
+    const ROWS: u32 = 100_000;
+    for kind in [Index::BTree, Index::Fractal] {
+        let options = Options::new().page_bytes(1024).memory_bytes(10 << 20);
+        let db = options.durability(Durability::Os).open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        let value = |n: u32| [n.wrapping_mul(0x9e37_79b1).to_le_bytes(); 25].concat();
+        for n in 0..ROWS {
+            let n = (u64::from(n) * 77_773 % u64::from(ROWS)) as u32;
+            table.put(n.to_be_bytes(), value(n)).unwrap();
+        }
+        db.settle().unwrap();
+        let reads = db.stats().page_reads;
+        let scans: Vec<_> = (0..4).map(|_| table.range(..).unwrap()).collect();
+        std::thread::scope(|scope| {
+            for (i, mut rows) in scans.into_iter().enumerate() {
+                scope.spawn(move || {
+                    for n in 0..ROWS {
+                        let (wanted, row) = match i % 2 {
+                            0 => (n, rows.next_row()),
+                            _ => (ROWS - 1 - n, rows.next_row_back()),
+                        };
+                        let (key, found) = row.unwrap().expect("a row more");
+                        assert_eq!((key, found), (&wanted.to_be_bytes()[..], &value(wanted)[..]));
+                    }
+                    assert!(rows.next().is_none() && rows.next_back().is_none());
+                });
+            }
+            for n in (0..ROWS).step_by(3) {
+                table.delete(n.to_be_bytes()).unwrap();
+                table.put((n + 1).to_be_bytes(), b"later").unwrap();
+            }
+        });
+        assert!(db.stats().page_reads > reads + 5_000, "{kind:?}: not beyond memory");
+    }
+}

@@ -99,6 +99,15 @@ impl AnyCursor {
     ) -> Step<()> {
         on_each!(self, AnyCursor, each => each.upcoming(pages, root, view, out))
     }
+    pub(crate) fn further(
+        &mut self,
+        pages: &Session<'_>,
+        root: &ChildWord,
+        view: View,
+        out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        on_each!(self, AnyCursor, each => each.further(pages, root, view, out))
+    }
     pub(crate) fn ahead(&self) -> Option<Ahead> {
         on_each!(self, AnyCursor, each => each.ahead())
     }

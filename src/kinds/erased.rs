@@ -232,6 +232,13 @@ pub(crate) trait ErasedCursor: fmt::Debug + Send {
         view: View,
         out: &mut Vec<PageId>,
     ) -> Step<()>;
+    fn further(
+        &mut self,
+        pages: &Session<'_>,
+        root: &ChildWord,
+        view: View,
+        out: &mut Vec<PageId>,
+    ) -> Step<()>;
     fn ahead(&self) -> Option<Ahead>;
 }
 
@@ -253,6 +260,15 @@ impl<C: Cursor> ErasedCursor for Outside<C> {
         out: &mut Vec<PageId>,
     ) -> Step<()> {
         self.0.upcoming(pages, root, view, out)
+    }
+    fn further(
+        &mut self,
+        pages: &Session<'_>,
+        root: &ChildWord,
+        view: View,
+        out: &mut Vec<PageId>,
+    ) -> Step<()> {
+        self.0.further(pages, root, view, out)
     }
     fn ahead(&self) -> Option<Ahead> {
         self.0.ahead()

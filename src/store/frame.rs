@@ -45,6 +45,10 @@ pub(crate) const WRITING: u32 = 4;
 /// Not to be evicted: it is being made, or waits for the commit that names it.
 pub(crate) const PINNED: u32 = 8;
 
+/// A number in the state: how often the clock hand passes by a page that is not used, before it goes.
+const LIFE: u32 = 1 << 8;
+const LIVES: u32 = 3 * LIFE;
+
 const WRITER: u32 = 1 << 31;
 
 /// Header, heads and slots of a leaf of some seventy rows.
@@ -92,6 +96,23 @@ impl Header {
     }
     pub(crate) fn clear(&self, bits: u32) {
         self.state.fetch_and(!bits, Ordering::AcqRel);
+    }
+    /// Gives a page that leads to others, or saves reading them, more lives than the others have.
+    pub(crate) fn give_lives(&self) {
+        if self.level.load(Ordering::Relaxed) > 0 {
+            self.set(LIVES);
+        }
+    }
+    /// Takes a life; false if it has none.
+    pub(crate) fn take_life(&self) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        if state & LIVES == 0 {
+            return false;
+        }
+        // If the state changed meanwhile, the page keeps this life, too.
+        let (less, relaxed) = (state - LIFE, Ordering::Relaxed);
+        let _kept = self.state.compare_exchange(state, less, relaxed, relaxed).is_err();
+        true
     }
     /// Marks as used, without a write if it is marked already.
     #[inline]

@@ -231,13 +231,17 @@ impl Codec {
         let payload = &image[IMAGE_HEADER_BYTES..IMAGE_HEADER_BYTES + stored];
         let raw: &[u8] = match image[CODEC_AT] {
             CODEC_RAW if stored == raw_bytes => payload,
+            CODEC_LZ4 if words.is_empty() && hole_start <= raw_bytes && raw_bytes <= body.len() => {
+                // At the end of the body; then what comes before the hole moves to the front. Of leaves that is little.
+                let hole_bytes = body.len() - raw_bytes;
+                decompress(payload, &mut body[hole_bytes..])?;
+                body.copy_within(hole_bytes..hole_bytes + hole_start, 0);
+                body[hole_start..hole_start + hole_bytes].fill(0);
+                return Ok(());
+            }
             CODEC_LZ4 => {
                 self.raw.resize(raw_bytes, 0);
-                let n = lz4_flex::block::decompress_into(payload, &mut self.raw)
-                    .map_err(|e| format!("lz4: {e}"))?;
-                if n != raw_bytes {
-                    return Err(format!("unpacks to {n} bytes instead of {raw_bytes}"));
-                }
+                decompress(payload, &mut self.raw)?;
                 &self.raw
             }
             codec => return Err(format!("codec {codec} with {stored} of {raw_bytes} bytes")),
@@ -259,6 +263,15 @@ impl Codec {
         body[hole_end..].copy_from_slice(&raw_body[hole_start..]);
         Ok(())
     }
+}
+
+/// Decompresses to exactly as many bytes as there is room for.
+fn decompress(packed: &[u8], raw: &mut [u8]) -> Result<(), String> {
+    let n = lz4_flex::block::decompress_into(packed, raw).map_err(|e| format!("lz4: {e}"))?;
+    if n != raw.len() {
+        return Err(format!("unpacks to {n} bytes instead of {}", raw.len()));
+    }
+    Ok(())
 }
 
 /// The file of a segment.

@@ -7,11 +7,12 @@ use super::{Store, count};
 use esker_base::sync::{Backoff, Ordering};
 use esker_base::{Error, PageId, Result, SegmentId};
 use esker_index::pages::View;
-use esker_io::ReadRequest;
 use std::time::Duration;
 
 /// Frames evicted at a time by who finds none free.
 const EVICT_BATCH: usize = 8;
+/// Pages read ahead at a time, at most.
+const AHEAD_PAGES_MAX: usize = 256;
 /// A waiter gives up after this long without a free frame.
 const FRAME_WAIT: Duration = Duration::from_millis(50);
 
@@ -59,6 +60,32 @@ fn stretches(sources: &mut [Source]) -> Vec<Stretch> {
     all
 }
 
+/// Large buffers are kept by the threads that read: the system would clear their memory each time.
+mod buffers {
+    use esker_base::sync::Arc;
+    use esker_io::{File, ReadRequest};
+    use std::cell::RefCell;
+
+    const KEPT_MAX: usize = 4;
+
+    thread_local! {
+        static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn request(file: Arc<dyn File>, offset: u64, bytes: usize) -> ReadRequest {
+        let mut buf = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
+        buf.resize(bytes, 0);
+        ReadRequest { file, offset, buf, result: Ok(()) }
+    }
+    pub(super) fn give_back(request: ReadRequest) {
+        KEPT.with_borrow_mut(|kept| {
+            if kept.len() < KEPT_MAX {
+                kept.push(request.buf);
+            }
+        });
+    }
+}
+
 /// What a page is loaded from.
 #[derive(Clone, Copy, Debug)]
 struct Source {
@@ -97,11 +124,10 @@ impl Store {
         let mut requests = Vec::with_capacity(stretches.len());
         for stretch in &stretches {
             match self.files.get(stretch.segment) {
-                Ok(file) => requests.push(ReadRequest::new(
-                    file,
-                    u64::from(stretch.offset),
-                    stretch.bytes as usize,
-                )),
+                Ok(file) => {
+                    let bytes = stretch.bytes as usize;
+                    requests.push(buffers::request(file, u64::from(stretch.offset), bytes));
+                }
                 // A page moved and its segment went meanwhile: look again.
                 Err(error) if is_not_found(&error) => {
                     let source = &sources[stretch.sources.start];
@@ -115,9 +141,9 @@ impl Store {
         }
         self.disk.read_batch(&mut requests);
         let mut codec = Codec::new(self.database);
-        for (stretch, request) in stretches.iter().zip(requests) {
+        for (stretch, mut request) in stretches.iter().zip(requests) {
             let whole = request.result.is_ok();
-            let mut failed = Some(request.result);
+            let mut failed = Some(std::mem::replace(&mut request.result, Ok(())));
             for source in &sources[stretch.sources.clone()] {
                 let outcome = if whole {
                     let at = (source.address.offset - stretch.offset) as usize;
@@ -143,6 +169,7 @@ impl Store {
                     outcome?;
                 }
             }
+            buffers::give_back(request);
         }
         Ok(())
     }
@@ -268,6 +295,9 @@ impl Store {
 
     /// A free frame, or that of a clean page.
     fn take_frame_of_clean(&self) -> Option<FrameId> {
+        // So many frames that only wait for an epoch to end are enough: if a reader lost its processor under its pin,
+        // everything would be evicted before it comes back.
+        let coming_max = (self.frames.count() as usize / 16).max(EVICT_BATCH);
         let mut backoff = Backoff::default();
         loop {
             if let Some(frame) = self.frames.take() {
@@ -275,7 +305,7 @@ impl Store {
             }
             // A few frames that come and go are not enough: a descent whose pages push each other out
             // would never end.
-            if self.evict(EVICT_BATCH) == EVICT_BATCH {
+            if self.frames.available() < coming_max && self.evict(EVICT_BATCH) == EVICT_BATCH {
                 continue;
             }
             if self.frames.available() == 0 || !backoff.is_short() {
@@ -318,8 +348,12 @@ impl Store {
 
     /// Pages that may be read ahead at a time: with more, those needed first would be pushed out again.
     pub(crate) fn read_ahead_max(&self) -> usize {
-        const PAGES_MAX: usize = 256;
-        (self.frames.count() as usize / 16).min(PAGES_MAX)
+        (self.frames.count() as usize / 16).min(AHEAD_PAGES_MAX)
+    }
+
+    /// True if there is memory enough for scans to have pages read long before they come to them.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        self.frames.count() as usize >= AHEAD_PAGES_MAX * 32
     }
 
     /// Frames that versions may occupy before they are written out.
@@ -337,9 +371,10 @@ impl Store {
     pub(crate) fn evict(&self, want: usize) -> usize {
         /// Frames taken off the queue at a time.
         const BATCH: usize = 32;
+        /// How often the hand may pass by each frame: as often as one that is used has chances.
+        const CHANCES: usize = 5;
         let mut evicted = 0;
-        // Each frame gets its second chance once.
-        let mut left = self.clean.lock().len() * 2;
+        let mut left = self.clean.lock().len() * CHANCES;
         let mut batch: Vec<FrameId> = Vec::with_capacity(BATCH);
         while evicted < want && left > 0 {
             {
@@ -379,6 +414,10 @@ impl Store {
         }
         if state & REFERENCED != 0 {
             header.clear(REFERENCED);
+            header.give_lives();
+            return Evicted::Later;
+        }
+        if header.take_life() {
             return Evicted::Later;
         }
         if !header.try_latch_exclusive() {
@@ -428,6 +467,62 @@ impl Store {
                 }
             }
             self.load(page, View::Current)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Durability, Index, Options};
+    use esker_base::sync::Arc;
+    use esker_io::mem::MemDisk;
+
+    /// A reader that loses its processor under its pin keeps frames from being used again: it is waited for, and what is in
+    /// memory stays there.
+    #[test]
+    fn while_a_reader_is_pinned_not_everything_is_evicted() {
+        let options = Options::new().page_bytes(1024).memory_bytes(2 << 20).background(false);
+        let db = options.durability(Durability::Os).open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", Index::BTree).unwrap();
+        (0..20_000u32).for_each(|n| table.put(format!("{n:05}"), [7; 100]).unwrap());
+        db.checkpoint().unwrap();
+        (0..20_000u32).for_each(|n| assert!(table.get(format!("{n:05}")).unwrap().is_some()));
+        let store = &db.engine().store;
+        let pin = store.frames.epochs().pin();
+        let mut taken = Vec::new();
+        while let Some(frame) = store.take_frame_of_clean() {
+            taken.push(frame);
+        }
+        let gone = taken.len() + store.frames.available();
+        assert!(gone < store.frames.count() as usize / 4, "{gone} of {}", store.frames.count());
+        drop(pin);
+        let frame = store.take_frame_of_clean().expect("its epoch has ended");
+        taken.into_iter().chain([frame]).for_each(|frame| store.frames.give_back(frame));
+        assert!(db.verify().unwrap().is_sound());
+    }
+
+    /// Of much more than memory holds, leaves come and go; a get reads its leaf, and nothing on the way there.
+    #[test]
+    fn what_leads_to_leaves_stays_in_memory() {
+        for kind in [Index::BTree, Index::Fractal] {
+            let options = Options::new().page_bytes(1024).memory_bytes(4 << 20).background(false);
+            let db = options.durability(Durability::Os).open_on(Arc::new(MemDisk::new())).unwrap();
+            let table = db.table("t", kind).unwrap();
+            let key = |n: u64| format!("{:08}", n * 77_773 % 100_000);
+            let value = |n: u64| [(n * 0x9e37_79b9).to_le_bytes(); 15].concat();
+            (0..100_000).for_each(|n| table.put(key(n), value(n)).unwrap());
+            db.settle().unwrap();
+            let read = |range: std::ops::Range<u64>| {
+                let before = db.stats().page_reads;
+                let gets = range.end - range.start;
+                range.for_each(|n| assert!(table.get(key(n * 31_337)).unwrap().is_some()));
+                (db.stats().page_reads - before, gets)
+            };
+            read(0..20_000);
+            let (reads, gets) = read(20_000..40_000);
+            assert!(reads > gets / 2, "{kind:?}: memory is small: {reads} reads");
+            // A filter errs now and then, and then a leaf is read in vain.
+            assert!(reads * 100 <= gets * 108, "{kind:?}: {reads} reads for {gets} gets");
         }
     }
 }

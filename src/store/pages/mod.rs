@@ -14,6 +14,7 @@ use super::versions::Version;
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, PageId};
 use esker_index::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Read access for one thread, for as long as one call takes.
@@ -21,6 +22,8 @@ use std::ops::Range;
 pub(crate) struct Session<'s> {
     store: &'s Store,
     _pin: Pin<'s>,
+    /// What may be read together with a page that is missing.
+    wanted: RefCell<Vec<PageId>>,
 }
 
 /// A readable page; a latched leaf, or immutable under the session's pin.
@@ -71,7 +74,11 @@ impl Drop for Read<'_> {
 
 impl<'s> Session<'s> {
     pub(crate) fn new(store: &'s Store) -> Self {
-        Self { store, _pin: store.frames.epochs().pin() }
+        Self { store, _pin: store.frames.epochs().pin(), wanted: RefCell::default() }
+    }
+    /// Pages that may be read together with the one that is missing.
+    pub(crate) fn take_wanted(&self) -> Vec<PageId> {
+        self.wanted.take()
     }
 
     /// Asks for bytes of the content of the page that `word` names, if its hint says where it is.
@@ -196,6 +203,10 @@ impl Pages for Session<'_> {
     #[inline]
     fn prefetch(&self, word: &ChildWord, content: Range<usize>) {
         Session::prefetch(self, word, content);
+    }
+    #[cold]
+    fn want_too(&self, words: &[ChildWord]) {
+        self.wanted.borrow_mut().extend(words.iter().map(ChildWord::page));
     }
     #[inline]
     fn is_current(&self, branch: &Read<'_>) -> bool {
