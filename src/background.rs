@@ -188,7 +188,7 @@ impl Engine {
         }
         self.note_failure(self.keep_frames_free());
         if !self.threads {
-            self.note_failure(self.work_round(false));
+            self.note_failure(self.work_round(self.is_space_short()));
         }
         if self.is_checkpoint_due() {
             let is_tight = self.is_space_tight();
@@ -207,7 +207,7 @@ impl Engine {
         if self.check_writable().is_err() {
             return false;
         }
-        let round = self.work_round(false);
+        let round = self.work_round(self.is_space_short());
         let more = matches!(round, Ok(Round::More));
         self.note_failure(round);
         more

@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     pub(crate) space_sought_at: AtomicU64,
     /// How many pages dirtied since the last checkpoint are the next reason to look at the disk's free space.
     pub(crate) space_check_at: AtomicU64,
+    /// Pages that the background work under way has built.
+    pub(crate) built_pages: AtomicU64,
     pub(crate) rest_cleaning: Mutex<RestCleaning>,
     pub(crate) next_transaction: AtomicU64,
     pub(crate) counters: EngineCounters,
@@ -208,6 +210,7 @@ impl Engine {
             checkpoint_wanted: AtomicBool::new(false),
             space_sought_at: AtomicU64::new(0),
             space_check_at: AtomicU64::new(0),
+            built_pages: AtomicU64::new(0),
             rest_cleaning: Mutex::default(),
             next_transaction: AtomicU64::new(1),
             counters: EngineCounters::default(),

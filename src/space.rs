@@ -3,46 +3,146 @@
 //! Memory may hold more that is dirty than the disk has space for. No checkpoint could end then, no log would go, and
 //! deletes would bring nothing. So free space and the reserve together always hold what is dirty: where they would
 //! not, a checkpoint comes before the next write.
+//!
+//! Background work writes before it gives space back. Puts leave it room: where free space would not hold what it is going to
+//! write, too, they wait for it, and are refused when it can do no more. Work that finds no room waits, or is given up with
+//! what it has built; deletes always go through, and let it write less.
 
+use crate::catalog::TableState;
 use crate::engine::Engine;
 use crate::store::clean::DEAD_PERCENT_FULL;
+use crate::work::{Round, Working};
 use esker_base::sync::Ordering;
-use esker_base::{Error, Result};
+use esker_base::{Error, Lsn, Result, TableId};
+
+/// What the disk has space for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// All that memory holds, and what background work is going to write.
+    Enough,
+    /// All that memory holds.
+    Short,
+    /// Not that: a checkpoint comes first.
+    Tight,
+}
+
+/// What is there, and what it is needed for, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    /// Free, the reserve included.
+    have_bytes: u64,
+    /// What is dirty.
+    dirty_bytes: u64,
+    /// What the cleaner fills before it can let a segment go.
+    kept_bytes: u64,
+    /// What background work is going to write, of all tables.
+    work_bytes: u64,
+}
+
+/// Space that background work found too little.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused {
+    table: TableId,
+    free_bytes: u64,
+    at: Lsn,
+}
 
 impl Engine {
-    /// True if the disk may soon not hold all that is dirty. Costs two loads; looks at the disk when so much was
-    /// dirtied since it last did that a quarter of the difference may be gone.
+    /// What the disk has space for. Costs two loads; looks at the disk when so much was dirtied since it last did that a
+    /// quarter of the difference may be gone.
+    #[inline]
+    fn room(&self) -> Room {
+        let dirtied = self.store.dirtied.load(Ordering::Relaxed);
+        if dirtied < self.space_check_at.load(Ordering::Relaxed) {
+            return Room::Enough;
+        }
+        self.look_at_space(dirtied)
+    }
+
+    /// True if the disk may soon not hold all that is dirty.
     #[inline]
     pub(crate) fn is_space_tight(&self) -> bool {
-        let dirtied = self.store.dirtied.load(Ordering::Relaxed);
-        dirtied >= self.space_check_at.load(Ordering::Relaxed) && self.look_at_space(dirtied)
+        self.room() == Room::Tight
+    }
+
+    /// True if work that only saves space should be done, although there are writes.
+    pub(crate) fn is_space_short(&self) -> bool {
+        self.room() != Room::Enough
     }
 
     #[cold]
-    fn look_at_space(&self, dirtied: u64) -> bool {
+    fn look_at_space(&self, dirtied: u64) -> Room {
         /// Fewer are not worth a checkpoint of their own.
         const PAGES_MIN: u64 = 16;
+        let Ok(need) = self.need(dirtied) else { return Room::Enough };
+        let Need { have_bytes, work_bytes, .. } = need;
+        let dirty_bytes = need.dirty_bytes + need.kept_bytes;
+        if dirtied >= PAGES_MIN && have_bytes < dirty_bytes {
+            return Room::Tight;
+        }
+        // A quarter more: for deletes, which make it more.
+        let need_bytes = dirty_bytes + work_bytes + work_bytes / 4;
+        if work_bytes > 0 && have_bytes < need_bytes {
+            return Room::Short;
+        }
         let page_bytes = self.store.options.page_bytes as u64;
-        let Ok(free_bytes) = self.store.disk.free_bytes() else { return false };
-        let have_bytes = free_bytes + self.store.disk_reserve.bytes();
+        let pages = have_bytes.saturating_sub(need_bytes) / page_bytes / 4;
+        self.space_check_at.store(dirtied + pages.max(PAGES_MIN), Ordering::Relaxed);
+        Room::Enough
+    }
+
+    fn need(&self, dirtied: u64) -> Result<Need> {
+        let page_bytes = self.store.options.page_bytes as u64;
+        let have_bytes = self.store.disk.free_bytes()? + self.store.disk_reserve.bytes();
         let dirty = dirtied.min(self.store.frames.count().into());
-        // A sixteenth for the nodes of the map; and what the cleaner fills before it can let a segment go.
         let kept_bytes = {
             let segments = &self.store.state.lock().segments;
             segments.capacity() + segments.capacity_min()
         };
-        let need_bytes = dirty * page_bytes / 16 * 17 + kept_bytes;
-        if dirty >= PAGES_MIN && have_bytes < need_bytes {
-            return true;
+        // A sixteenth for the nodes of the map.
+        let dirty_bytes = dirty * page_bytes / 16 * 17;
+        let tables = self.catalog.read();
+        let work_bytes = tables.by_id.values().map(|table| table.index.work_bytes()).sum::<u64>();
+        // What is under way has written some of it.
+        let built_bytes = self.built_pages.load(Ordering::Relaxed) * page_bytes;
+        let work_bytes = work_bytes.saturating_sub(built_bytes);
+        Ok(Need { have_bytes, dirty_bytes, kept_bytes, work_bytes })
+    }
+
+    /// Whether there is space for background work: to begin a piece of it, a good part of what it will write; to go on, that of
+    /// a step. What it has dirtied must find its place, too, or no checkpoint ends.
+    pub(crate) fn has_room_for_work(&self, working: &Working, table: &TableState) -> Result<bool> {
+        /// It looks again when it has built so many, which may be dirty beside others.
+        const STEP_PAGES: u64 = 128;
+        let need = self.need(self.store.dirtied.load(Ordering::Relaxed))?;
+        // Segments are of the smallest size by then: one for each stream of a checkpoint.
+        let kept_bytes = 2 * self.store.state.lock().segments.capacity_min();
+        let left_bytes = need.have_bytes.saturating_sub(need.dirty_bytes + kept_bytes);
+        let step_bytes = STEP_PAGES * self.store.options.page_bytes as u64;
+        let wanted_bytes = table.index.work_bytes();
+        if working.is_under_way() {
+            return Ok(left_bytes >= step_bytes);
         }
-        let pages = have_bytes.saturating_sub(need_bytes) / page_bytes / 4;
-        self.space_check_at.store(dirtied + pages.max(PAGES_MIN), Ordering::Relaxed);
-        false
+        // What is deleted is not written: how much that is nobody knows before. What was in vain is not tried again before
+        // there is more space, or more was deleted.
+        let in_vain = working.refused.is_some_and(|refused| {
+            refused.table == table.id
+                && need.have_bytes < refused.free_bytes + step_bytes
+                && self.wal.position().0 < refused.at.0 + wanted_bytes / 16
+        });
+        let is_enough = left_bytes >= need.work_bytes + need.work_bytes / 4;
+        Ok(is_enough || (!in_vain && left_bytes >= step_bytes.max(wanted_bytes / 2)))
+    }
+
+    /// What there was too little of when work was given up.
+    pub(crate) fn refused(&self, table: TableId) -> Option<Refused> {
+        let free_bytes = self.need(0).ok()?.have_bytes;
+        Some(Refused { table, free_bytes, at: self.wal.position() })
     }
 
     /// Writes a checkpoint before more is dirtied.
     #[cold]
-    fn make_clean(&self) -> Result<()> {
+    pub(crate) fn make_clean(&self) -> Result<()> {
         match self.checkpoint() {
             Err(Error::NoSpace { .. }) if self.make_space() => Ok(()),
             written => written,
@@ -73,16 +173,50 @@ impl Engine {
         if self.store.disk_reserve.is_given_up() {
             return self.get_space_back();
         }
-        if self.is_space_tight() { self.make_clean() } else { Ok(()) }
+        match self.room() {
+            Room::Enough => Ok(()),
+            Room::Tight => self.make_clean(),
+            Room::Short => self.wait_for_space(),
+        }
+    }
+
+    /// Lets background work make space, as long as there is any to do.
+    #[cold]
+    fn wait_for_space(&self) -> Result<()> {
+        while self.is_space_short() {
+            if self.is_space_tight() {
+                self.make_clean()?;
+            } else if !self.let_work_make_space()? && self.is_space_short() {
+                return Err(Error::NoSpace { op: "keep space for merges", file: String::new() });
+            }
+        }
+        Ok(())
     }
 
     #[cold]
     fn get_space_back(&self) -> Result<()> {
-        // A journal may hold on to the space of removed files until then.
-        self.store.disk.sync_dir()?;
-        match self.store.take_reserve() {
-            Err(Error::NoSpace { .. }) if self.make_space() => self.store.take_reserve(),
-            result => result,
+        loop {
+            // A journal may hold on to the space of removed files until then.
+            self.store.disk.sync_dir()?;
+            match self.store.take_reserve() {
+                Err(Error::NoSpace { .. }) if self.let_work_make_space()? => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// A round of background work, or, where there is none to do, what else there is to make space. False if nothing is left
+    /// to try.
+    pub(crate) fn let_work_make_space(&self) -> Result<bool> {
+        self.check_writable()?;
+        match self.work_round(true) {
+            Ok(Round::More) => Ok(true),
+            Ok(Round::Nothing) | Err(Error::NoSpace { .. }) => {
+                let was_given_up = self.store.disk_reserve.is_given_up();
+                // What it frees may be what the reserve has now.
+                Ok(self.make_space() || was_given_up && !self.store.disk_reserve.is_given_up())
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::catalog::TableState;
 use crate::engine::{Engine, Tries};
 use crate::pace;
 use crate::read_ahead::READ_NOW;
+use crate::space::Refused;
 use crate::store::pages::{BuildReserve, BuildSession, TurnSession};
 use crate::store::{Freed, count};
 use crate::turn::Turn;
@@ -38,6 +39,15 @@ pub(crate) struct Working {
     reserve: BuildReserve,
     /// The table it is for.
     table: Option<Arc<TableState>>,
+    /// Work was given up for want of space.
+    pub(crate) refused: Option<Refused>,
+}
+
+impl Working {
+    /// Pages may have been built.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.table.is_some()
+    }
 }
 
 /// How a round of work ended.
@@ -61,6 +71,14 @@ impl Engine {
             while steps < steps_max {
                 let mut working = self.work.lock();
                 let Some(table) = self.whose_turn(&mut working, &table) else { break };
+                if !self.has_room_for_work(&working, &table)? {
+                    let is_under_way = working.is_under_way();
+                    drop(working);
+                    if !self.find_room_for_work(&table, is_under_way)? {
+                        break;
+                    }
+                    working = self.work.lock();
+                }
                 let step = self.work_step(&mut working, &table, rest, None);
                 drop(working);
                 self.worked.wake_all();
@@ -95,6 +113,32 @@ impl Engine {
         self.abandon_dropped(working);
         let table = working.table.as_ref().unwrap_or(wanted);
         (!table.dropped.load(Ordering::Relaxed)).then(|| Arc::clone(table))
+    }
+
+    /// There is no room for work to begin or go on. Under way, it waits for a checkpoint, which may let space go; else it is
+    /// given up, and what it has built, so that deletes find the space. False if there is none.
+    #[cold]
+    fn find_room_for_work(&self, table: &TableState, is_under_way: bool) -> Result<bool> {
+        let cleaned = if is_under_way { self.make_clean() } else { Ok(()) };
+        if is_under_way {
+            let mut working = self.work.lock();
+            if cleaned.is_ok() && self.has_room_for_work(&working, table)? {
+                return Ok(true);
+            }
+            self.give_up_for_space(&mut working);
+        }
+        table.note_work(Some(&Error::NoSpace { op: "merge", file: table.name.clone() }));
+        self.worked.wake_all();
+        match cleaned {
+            Err(Error::NoSpace { .. }) | Ok(()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn give_up_for_space(&self, working: &mut Working) {
+        let table = working.table.as_ref().map(|table| table.id);
+        self.abandon(working);
+        working.refused = table.and_then(|table| self.refused(table));
     }
 
     fn abandon_dropped(&self, working: &mut Working) {
@@ -132,6 +176,9 @@ impl Engine {
             };
             working.table.get_or_insert_with(|| Arc::clone(table));
             let followed = match stop {
+                Stop::Reserve if turn.is_none() && !self.has_room_for_work(working, table)? => {
+                    return Ok(Work::More);
+                }
                 Stop::Reserve => self.fill_build_reserve(working, table.id),
                 Stop::Missing(page) => {
                     // Who holds the turn waits for no other thread.
@@ -163,8 +210,10 @@ impl Engine {
             };
             if let Err(error) = followed {
                 table.note_work(Some(&error));
-                if matches!(error, Error::Corrupt { .. }) {
-                    self.abandon(working);
+                match error {
+                    Error::Corrupt { .. } => self.abandon(working),
+                    Error::NoSpace { .. } if turn.is_none() => self.give_up_for_space(working),
+                    _ => {}
                 }
                 return Err(error);
             }
@@ -179,6 +228,9 @@ impl Engine {
             });
             if let Err(error) = written {
                 table.note_work(Some(&error));
+                if matches!(error, Error::NoSpace { .. }) && turn.is_none() {
+                    self.give_up_for_space(working);
+                }
                 return Err(error);
             }
         }
@@ -289,6 +341,8 @@ impl Engine {
         let mut state = self.store.state.lock();
         state.unattached.remove(&table);
         working.reserve.built.clear();
+        working.refused = None;
+        self.built_pages.store(0, Ordering::Relaxed);
         let (first, left) = std::mem::take(&mut working.reserve.ids);
         if left > 0 {
             // They are the end of a range. A checkpoint that is being written counts them as free from now on, and
@@ -328,6 +382,7 @@ impl Engine {
         }
         working.reserve.ids = (0, 0);
         working.reserve.built.clear();
+        self.built_pages.store(0, Ordering::Relaxed);
         let commit = self.store.published();
         let mut state = self.store.state.lock();
         // A checkpoint that is being written has them in one list or the other.
@@ -344,6 +399,7 @@ impl Engine {
         let want = FRAMES_AT_ONCE.min(self.store.frames.count() as usize / 16).max(4);
         while working.reserve.frames.len() < want {
             working.reserve.frames.push(self.store.take_frame()?);
+            count(&self.built_pages, 1);
         }
         if working.reserve.ids.1 == 0 {
             let mut state = self.store.state.lock();
@@ -356,9 +412,16 @@ impl Engine {
 
     /// Before a write that background work may have to make room for: waits the longer, the more is due.
     #[inline]
-    pub(crate) fn throttle(&self, table: &TableState) -> Result<()> {
+    pub(crate) fn throttle(&self, table: &TableState, deletes: bool) -> Result<()> {
         let (debt, max) = table.index.debt();
-        if debt * pace::FREE > max { self.pay_debt(table) } else { Ok(()) }
+        if debt * pace::FREE <= max {
+            return Ok(());
+        }
+        match self.pay_debt(table) {
+            // They are what makes room.
+            Err(Error::NoSpace { .. }) if deletes => Ok(()),
+            paid => paid,
+        }
     }
 
     #[cold]
@@ -411,6 +474,9 @@ impl Engine {
 
     /// A write found no room before background work has gone on.
     pub(crate) fn catch_up(&self) -> Result<()> {
+        if self.is_space_short() && !self.let_work_make_space()? {
+            return Err(Error::NoSpace { op: "merge", file: String::new() });
+        }
         if self.threads {
             self.work_wake.wake();
             self.worked.wait(DEBT_WAIT);

@@ -400,10 +400,13 @@ fn a_disk_that_is_small_beside_memory_takes_rows_again() {
     };
     for (memory_bytes, kind) in [
         (2 << 20, Index::BTree),
+        (2 << 20, Index::Fractal),
         (8 << 20, Index::BTree),
         (8 << 20, Index::Hash),
+        (8 << 20, Index::Fractal),
         (32 << 20, Index::BTree),
         (32 << 20, Index::Hash),
+        (32 << 20, Index::Fractal),
     ] {
         let at = format!("{kind:?}, {} MiB of memory", memory_bytes >> 20);
         let disk = SimDisk::new(1);

@@ -164,3 +164,9 @@ fn a_full_file_system_on_a_device_takes_rows_again() {
 fn a_full_file_system_in_memory_takes_rows_again() {
     fills("tmpfs", Index::BTree);
 }
+
+#[test]
+fn a_full_file_system_with_a_fractal_table_takes_rows_again() {
+    fills("ext4", Index::Fractal);
+    fills("tmpfs", Index::Fractal);
+}

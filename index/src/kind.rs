@@ -458,6 +458,11 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn debt_bytes_max(&self) -> u64 {
         u64::MAX
     }
+    /// Bytes of pages that background work will have written, about, before it gives space back: on a full disk so much
+    /// is kept for it.
+    fn work_bytes(&self) -> u64 {
+        0
+    }
     /// Does some background work, outside the turn: reads pages, and builds new ones that nobody sees. `rest`: nobody is
     /// writing, so that work which only saves space or reading time is welcome too. A bounded step: about as
     /// much as a hundred pages.
@@ -498,6 +503,7 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn is_merged(&self, _wish: u64) -> bool {
         true
     }
-    /// Forgets work under way: it failed, and its pages are freed.
+    /// Forgets work under way: it failed, and its pages are freed. If space was what it was short of, the next piece should
+    /// write less.
     fn abandon_work(&self) {}
 }

@@ -48,7 +48,7 @@ impl Engine {
             self.check_space()?;
         }
         for table in &set.tables {
-            self.throttle(table)?;
+            self.throttle(table, set.only_deletes())?;
         }
         let payload = set.records();
         let mut large = self.make_large(&set)?;

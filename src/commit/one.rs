@@ -96,7 +96,7 @@ impl Engine {
         });
         let look = expect.look();
         let mut tries = Tries::default();
-        self.throttle(table)?;
+        self.throttle(table, value.is_none())?;
         loop {
             // Outside the turn: bring the leaf in, and its lines into the cache.
             self.read(View::Current, |session| table.index.warm(session, &table.root, key, look))?;

@@ -75,6 +75,7 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
     fn check(&self, root: PageId) -> Box<dyn ErasedChecker>;
     fn debt_bytes(&self) -> u64;
     fn debt_bytes_max(&self) -> u64;
+    fn work_bytes(&self) -> u64;
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work>;
     fn upcoming_work(&self, pages: &BuildSession<'_>, out: &mut Vec<PageId>) -> Step<()>;
     fn finish_work(
@@ -194,6 +195,9 @@ impl<K: Kind> Erased for Outside<K> {
     }
     fn debt_bytes_max(&self) -> u64 {
         self.0.debt_bytes_max()
+    }
+    fn work_bytes(&self) -> u64 {
+        self.0.work_bytes()
     }
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work> {
         self.0.work(pages, root, rest)

@@ -283,6 +283,14 @@ impl AnyKind {
             Self::Custom(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
         }
     }
+    /// Bytes that background work will have written before it gives space back.
+    pub(crate) fn work_bytes(&self) -> u64 {
+        match self {
+            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => 0,
+            Self::Fractal(kind) => kind.work_bytes(),
+            Self::Custom(kind) => kind.work_bytes(),
+        }
+    }
     pub(crate) fn work(
         &self,
         pages: &BuildSession<'_>,

@@ -14,7 +14,7 @@ use esker_base::sync::Ordering;
 
 /// At rest, a lowest node is merged if this share of its leaves is not in its oldest run, or of its rows is garbage,
 const REST_DELTA_PERCENT: u64 = 10;
-/// and upper runs go down if they are this share of all, or their ranges delete this share.
+/// and upper runs go down if they are this share of all, or what they delete is.
 const REST_UPPER_PERCENT: u64 = 5;
 /// Under writes, a lowest node is merged before its time if this share of its rows is garbage.
 const GARBAGE_PERCENT: u64 = 50;
@@ -49,7 +49,7 @@ impl Fractal {
             NodePath { page: page.id(), parent: None, low: Vec::new(), high: None, parts }
         };
         let runs = path.parts.runs.len();
-        self.root_runs.store(runs as u64, Ordering::Relaxed);
+        self.note_root(&path.parts);
         let quota = self.quota.load(Ordering::Relaxed);
         if runs >= self.config.runs_soft() {
             // Each flush gives every lowest node a run: so that not all of them are full at once, some are merged
@@ -73,7 +73,6 @@ impl Fractal {
         }
         let all_pages = u64::from(path.parts.pages());
         let upper: u64 = path.parts.runs.iter().map(|run| u64::from(run.run.pages)).sum();
-        let is_upper_much = upper * 100 >= all_pages * REST_UPPER_PERCENT && runs > 0;
         let mut best: Option<Candidate> = None;
         self.candidates(pages, &path, rest, &mut best)?;
         if let Some(Candidate { path, child, .. }) = best {
@@ -90,6 +89,14 @@ impl Fractal {
             let covered = covered_pages(pages, &path.parts, (&[], None), ranges)?;
             Ok(covered > 0 && covered * 100 >= all_pages * REST_UPPER_PERCENT)
         };
+        // A tombstone is short, and what it deletes need not be.
+        let page_rows = page_rows(pages, &path)?;
+        let is_much = |upper_pages: u64, tombstones: u64| {
+            let deleted_pages = tombstones / page_rows;
+            upper_pages.max(deleted_pages) * 100 >= all_pages * REST_UPPER_PERCENT
+        };
+        let tombstones: u64 = path.parts.runs.iter().map(|run| run.run.tombstones).sum();
+        let is_upper_much = runs > 0 && is_much(upper, tombstones);
         let ranges = ranges_of(pages, path.parts.runs.iter().map(|run| &run.run))?;
         if is_upper_much || is_covered_much(&ranges)? {
             return self.flush(pages, &path);
@@ -105,8 +112,9 @@ impl Fractal {
         };
         let filled = self.filled_bytes.load(Ordering::Relaxed);
         let page_bytes = self.config.content_bytes as u64;
-        let is_much = filled * 100 >= all_pages * page_bytes * REST_UPPER_PERCENT;
-        let is_due = covers || (filled >= page_bytes * 4 && is_much);
+        let tombstones = self.memtable_tombstones.load(Ordering::Relaxed);
+        let is_due =
+            covers || (filled >= page_bytes * 4 && is_much(filled / page_bytes, tombstones));
         if is_due && runs < self.config.runs_hard() {
             let outcome = Outcome { target: path.page, freeze: true, ..Outcome::default() };
             return Ok(Job::Finish(Box::new(outcome)));
@@ -166,7 +174,8 @@ impl Fractal {
             return self.flush(pages, &below);
         }
         let flushed = path.parts.runs.iter().map(|run| run.run).collect();
-        Ok(Job::Merge(Box::new(MergeJob::new(path, flushed, None))))
+        let is_thrifty = self.is_thrifty.load(Ordering::Relaxed);
+        Ok(Job::Merge(Box::new(MergeJob::flush(path, flushed, is_thrifty))))
     }
 }
 
@@ -185,7 +194,17 @@ pub(crate) fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<No
 }
 
 pub(crate) fn merge_child(path: &NodePath, child: usize) -> Job {
-    Job::Merge(Box::new(MergeJob::new(path, Vec::new(), Some(child))))
+    Job::Merge(Box::new(MergeJob::of_child(path, child)))
+}
+
+/// About how many rows a page of the lowest nodes holds, as the first of them has it. Never 0.
+fn page_rows<P: Pages>(pages: &P, root: &NodePath) -> Step<u64> {
+    let mut path = root.clone();
+    while !path.parts.children.is_empty() {
+        path = descend(pages, &path, 0)?;
+    }
+    let oldest = path.parts.runs.last().map(|run| run.run);
+    Ok(oldest.map_or(1, |run| (run.rows / u64::from(run.pages).max(1)).max(1)))
 }
 
 /// Whether much of a lowest node is not in its oldest run, or is garbage.

@@ -160,6 +160,13 @@ impl Kind for Fractal {
         let runs = self.config.runs_hard() - self.config.runs_soft();
         runs as u64 * self.config.memtable_bytes
     }
+    fn work_bytes(&self) -> u64 {
+        // A flush writes what the root's runs hold once more, and only then they go; a merge, what a lowest node holds.
+        let root_bytes = self.root_bytes.load(Ordering::Relaxed);
+        let node_bytes = u64::from(self.config.node_pages) * self.config.content_bytes as u64;
+        let lowest_bytes = self.all_bytes.load(Ordering::Relaxed).min(node_bytes * 2);
+        lowest_bytes.max(root_bytes + self.filled_bytes.load(Ordering::Relaxed))
+    }
     fn work<P: BuildPages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Work> {
         self.work_step(pages, root, rest)
     }
@@ -182,5 +189,6 @@ impl Kind for Fractal {
     }
     fn abandon_work(&self) {
         *self.job.lock() = super::work::Job::default();
+        self.is_thrifty.store(true, Ordering::Relaxed);
     }
 }

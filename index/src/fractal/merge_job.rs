@@ -72,6 +72,8 @@ pub(crate) struct MergeJob {
     pub(crate) old: Vec<Child>,
     /// The one child that is merged; `None`: all get their share of what is flushed.
     pub(crate) only: Option<usize>,
+    /// Space is short: children that need not be merged get a run more.
+    is_thrifty: bool,
     /// First and last keys of the runs that go down, as they are found out before anything else.
     spans: Vec<Option<KeySpan>>,
     pub(crate) task: Option<Task>,
@@ -97,7 +99,17 @@ pub(crate) struct MergeJob {
 }
 
 impl MergeJob {
-    pub(crate) fn new(path: &NodePath, flushed: Vec<RunRef>, only: Option<usize>) -> Self {
+    /// A flush of these runs of a node.
+    pub(crate) fn flush(path: &NodePath, flushed: Vec<RunRef>, is_thrifty: bool) -> Self {
+        Self { is_thrifty, ..Self::new(path, flushed, None) }
+    }
+
+    /// A merge of one child of a node.
+    pub(crate) fn of_child(path: &NodePath, child: usize) -> Self {
+        Self::new(path, Vec::new(), Some(child))
+    }
+
+    fn new(path: &NodePath, flushed: Vec<RunRef>, only: Option<usize>) -> Self {
         Self {
             target: path.page,
             low: path.low.clone(),
@@ -107,6 +119,7 @@ impl MergeJob {
             flushed,
             old: path.parts.children.clone(),
             only,
+            is_thrifty: false,
             spans: Vec::new(),
             task: None,
             moving: None,
@@ -218,7 +231,7 @@ impl MergeJob {
         let bottom = is_lowest
             && (self.only.is_some()
                 || parts.runs.is_empty()
-                || parts.pages() <= share.saturating_mul(2)
+                || (parts.pages() <= share.saturating_mul(2) && !self.is_thrifty)
                 || self.is_mostly_covered(pages, &parts, &low, high.as_deref())?);
         let mut sources = self.flushed.clone();
         if bottom {

@@ -68,7 +68,7 @@ pub use write::{FractalGroup, FractalPrepared, FractalRange};
 
 use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use gap::Gaps;
-use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, RUN_COST_BYTES};
+use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, NodeParts, RUN_COST_BYTES};
 use optimize::Wishes;
 use work::Job;
 
@@ -127,8 +127,16 @@ pub struct Fractal {
     config: FractalConfig,
     /// Bytes of rows in the memtable since this start, about.
     filled_bytes: AtomicU64,
+    /// Tombstones among them.
+    memtable_tombstones: AtomicU64,
     /// Runs of the root, as last seen.
     root_runs: AtomicU64,
+    /// Bytes of their leaves, about.
+    root_bytes: AtomicU64,
+    /// Bytes of all leaves, about.
+    all_bytes: AtomicU64,
+    /// Work was given up: what comes next is to write little.
+    is_thrifty: AtomicBool,
     /// Lowest nodes that are to be merged before the root is flushed again.
     quota: AtomicU64,
     /// A large value was put into the memtable, or may have been before this start.
@@ -146,7 +154,11 @@ impl Fractal {
         Self {
             config,
             filled_bytes: AtomicU64::new(0),
+            memtable_tombstones: AtomicU64::new(0),
             root_runs: AtomicU64::new(0),
+            root_bytes: AtomicU64::new(0),
+            all_bytes: AtomicU64::new(0),
+            is_thrifty: AtomicBool::new(false),
             quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
             gaps: Arc::default(),
@@ -158,6 +170,14 @@ impl Fractal {
 
     fn is_memtable_full(&self) -> bool {
         self.filled_bytes.load(Ordering::Relaxed) >= self.config.memtable_bytes
+    }
+    /// The root is seen, or becomes another.
+    fn note_root(&self, root: &NodeParts) {
+        self.root_runs.store(root.runs.len() as u64, Ordering::Relaxed);
+        let pages: u64 = root.runs.iter().map(|run| u64::from(run.run.pages)).sum();
+        let bytes = |pages| pages * self.config.content_bytes as u64;
+        self.root_bytes.store(bytes(pages), Ordering::Relaxed);
+        self.all_bytes.store(bytes(u64::from(root.pages())), Ordering::Relaxed);
     }
     fn fill(&self, bytes: usize) {
         self.filled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -181,7 +181,6 @@ impl Fractal {
             (level, runs, leaves) = (parts.level(), parts.runs.len(), parts.pages());
             news.push((id, parts));
         }
-        let root_runs = news.last().map_or(0, |(_, root)| root.runs.len());
         let mut made = Vec::with_capacity(news.len());
         for (id, parts) in &news {
             let mut new = pages.replace(*id, parts.level(), parts.words())?;
@@ -198,7 +197,10 @@ impl Fractal {
         for handle in outcome.large {
             replaced(handle);
         }
-        self.root_runs.store(root_runs as u64, Ordering::Relaxed);
+        if let Some((_, root)) = news.last() {
+            self.note_root(root);
+        }
+        self.is_thrifty.store(false, Ordering::Relaxed);
         Ok(outcome.rows + self.take_owed())
     }
 

@@ -91,8 +91,9 @@ impl Fractal {
         pages.publish(memtable);
         pages.publish(new);
         self.filled_bytes.store(0, Ordering::Relaxed);
+        self.memtable_tombstones.store(0, Ordering::Relaxed);
         self.has_large.store(false, Ordering::Relaxed);
-        self.root_runs.store(parts.runs.len() as u64, Ordering::Relaxed);
+        self.note_root(&parts);
         self.gaps.note_freeze();
         Ok(true)
     }
@@ -243,6 +244,9 @@ impl<P: TurnPages> FractalPrepared<'_, P> {
         if before == 0 {
             self.fractal.fill(self.key_bytes + value.stored_bytes() + ROW_BYTES);
         }
+        if value == Value::Tombstone && before >= 0 {
+            self.fractal.memtable_tombstones.fetch_add(1, Ordering::Relaxed);
+        }
         if matches!(value, Value::Overflow(_)) {
             self.fractal.has_large.store(true, Ordering::Relaxed);
         }
@@ -325,6 +329,7 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
             }
         }
         self.fractal.fill(bytes);
+        self.fractal.memtable_tombstones.fetch_add(deletes.unsigned_abs(), Ordering::Relaxed);
         let new = self.inner.apply(&Blind(writes), replaced);
         new - 2 * deletes.min(new) + self.fractal.take_owed()
     }
