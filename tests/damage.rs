@@ -49,10 +49,12 @@ fn image(seed: u64, closed: bool) -> Image {
     ops.push(Op::Checkpoint);
     for op in &ops {
         runner.step(op).unwrap();
+        runner.check_bounds();
     }
     let older = disk.crash_clone(CrashKind::All, 0);
     for _ in 0..12 {
         runner.step(&put(&mut rng, 150)).unwrap();
+        runner.check_bounds();
     }
     let states = {
         let known = known.lock().unwrap();

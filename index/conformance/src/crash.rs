@@ -171,6 +171,7 @@ fn recover(
         )?;
         disk.clear_hook();
         runner.verify_all()?;
+        runner.check_bounds();
         // Life goes on: in the crashed tables, with a table more, and over another start.
         let profile = Profile {
             ops: (2, 6),
@@ -181,6 +182,7 @@ fn recover(
         let script = generate::script(rng, profile);
         for op in script.ops.iter().filter(|op| !matches!(op, Op::Settle)) {
             runner.step(op)?;
+            runner.check_bounds();
         }
         if rng.one_in(8) {
             runner.step(&Op::Checkpoint)?;
@@ -245,6 +247,7 @@ pub fn history(
             if let Err(error) = runner.step(op) {
                 panic!("{}: {error}", here(i));
             }
+            runner.check_bounds();
         }
     };
     let mut tally = Tally::default();
@@ -366,6 +369,10 @@ pub fn lives(subject: Subject<'_>, seed: u64) -> Lives {
                     // Nothing was written, and work may go on.
                     Err(Error::NoSpace { .. }) if runner.is_open() => {}
                     Err(error) => return Err(error),
+                }
+                // Without a fault, of which the last life has none.
+                if last {
+                    runner.check_bounds();
                 }
             }
             if last { runner.verify_all() } else { Ok(()) }

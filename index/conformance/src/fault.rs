@@ -107,6 +107,11 @@ impl<'s> Case<'s> {
                     });
                 }
             }
+            if i < clear_at && self.disk.faults_met() > 0 {
+                runner.note_bounds();
+            } else {
+                runner.check_bounds();
+            }
             if !crashed && self.disk.faults_met() > 0 {
                 crashed = true;
                 self.crash();
