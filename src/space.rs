@@ -28,6 +28,7 @@ pub(crate) enum Room {
 
 /// What is there, and what it is needed for, in bytes.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units")]
 struct Need {
     /// Free, the reserve included.
     have_bytes: u64,

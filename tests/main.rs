@@ -16,6 +16,7 @@ mod api;
 mod corpus;
 mod crash;
 mod damage;
+mod drops;
 mod fault;
 #[path = "../examples/fourth_kind.rs"]
 mod fourth_kind;

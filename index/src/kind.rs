@@ -285,6 +285,17 @@ pub trait Checker: fmt::Debug {
     }
 }
 
+/// What is below a page, as whoever frees a whole tree must know: only what leads on is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// Neither pages nor large values.
+    Nothing,
+    /// Pages perhaps, but no large values.
+    Pages,
+    /// Perhaps both.
+    Anything,
+}
+
 /// How far background work has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -322,6 +333,21 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     }
     /// Calls `visit` with every handle that a page refers to.
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle));
+
+    /// Calls `visit` with every page that the words of a page name ([`PageId::NONE`] perhaps, or one twice in a row), and with what
+    /// is below it. `lead` is what is below this page.
+    fn leads(
+        &self,
+        _level: u8,
+        words: &[ChildWord],
+        _body: &[u8],
+        _lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    ) {
+        for word in words {
+            visit(word.page(), Lead::Anything);
+        }
+    }
 
     /// Makes an empty table and returns its root, which stays the root for good.
     ///

@@ -3,8 +3,8 @@
 use crate::store::pages::{BuildSession, Session, TurnSession};
 use esker_base::{CommitNo, PageId};
 use esker_index::kind::{
-    Ahead, CheckStep, Checker, Cursor, Direction, GroupWrites, Handle, Kind, Look, PreparedGroup,
-    PreparedRange, PreparedWrite, Value, Work,
+    Ahead, CheckStep, Checker, Cursor, Direction, GroupWrites, Handle, Kind, Lead, Look,
+    PreparedGroup, PreparedRange, PreparedWrite, Value, Work,
 };
 use esker_index::pages::{ChildWord, Step, View};
 use std::fmt;
@@ -64,6 +64,14 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
         high: Option<&[u8]>,
         direction: Direction,
     ) -> Box<dyn ErasedCursor>;
+    fn leads(
+        &self,
+        level: u8,
+        words: &[ChildWord],
+        body: &[u8],
+        lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    );
     fn estimate_rows(
         &self,
         pages: &Session<'_>,
@@ -176,6 +184,16 @@ impl<K: Kind> Erased for Outside<K> {
         direction: Direction,
     ) -> Box<dyn ErasedCursor> {
         Box::new(Outside(self.0.cursor(low, high, direction)))
+    }
+    fn leads(
+        &self,
+        level: u8,
+        words: &[ChildWord],
+        body: &[u8],
+        lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    ) {
+        self.0.leads(level, words, body, lead, visit);
     }
     fn estimate_rows(
         &self,

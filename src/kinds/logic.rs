@@ -4,10 +4,11 @@ use super::{AnyKind, on};
 use crate::options::Options;
 use crate::store::{OverflowRange, PageLogic};
 use crate::value;
-use esker_base::TableId;
 use esker_base::sync::{Arc, RwLock};
+use esker_base::{PageId, TableId};
 use esker_index::hash::FilterMemory;
-use esker_index::kind::Kind;
+use esker_index::kind::{Kind, Lead};
+use esker_index::pages::ChildWord;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -51,6 +52,22 @@ impl PageLogic for Logic {
         match self.kind(table).as_deref() {
             None | Some(AnyKind::Unregistered) => body.len()..body.len(),
             Some(any) => on!(any, kind => kind.hole(level, body)),
+        }
+    }
+    fn leads(
+        &self,
+        table: TableId,
+        (level, words, body): (u8, &[ChildWord], &[u8]),
+        lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    ) {
+        match self.kind(table).as_deref() {
+            None | Some(AnyKind::Unregistered) => {
+                for word in words {
+                    visit(word.page(), Lead::Anything);
+                }
+            }
+            Some(any) => on!(any, kind => kind.leads(level, words, body, lead, visit)),
         }
     }
     fn overflow(

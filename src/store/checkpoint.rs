@@ -19,6 +19,7 @@ use super::{FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, 
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
+use esker_index::kind::Lead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Pages written per hold of the writer lock, so that those who wait for frames get their turn.
@@ -239,6 +240,9 @@ impl Store {
     }
 }
 
+/// In place of a count: no page of this tree refers to large values.
+const LEAD_PAGES: u32 = 2;
+
 fn put_address(out: &mut Vec<u8>, address: Address) {
     put_varint(out, u64::from(address.segment.0));
     put_varint(out, u64::from(address.offset));
@@ -274,7 +278,8 @@ fn encode(state: &State, cut: CommitNo, next_number: u64, engine: &[u8], out: &m
         .filter(|tree| tree.commit <= cut)
         .map(|tree| {
             let table = u64::from(tree.table.0);
-            [tree.commit.0, table, tree.page.0, u64::from(tree.level) + 1, 1]
+            let lead = if tree.lead == Lead::Pages { LEAD_PAGES } else { 1 };
+            [tree.commit.0, table, tree.page.0, u64::from(tree.level) + 1, u64::from(lead)]
         })
         .chain(state.freed.iter().filter(|freed| freed.commit <= cut).map(|freed| {
             let table = u64::from(freed.table.0);
@@ -328,7 +333,10 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
         let n = u32::try_from(reader.varint()?).ok()?;
         match level {
             0 => freed.push_back(super::Freed { commit, table, first: page, count: n }),
-            level => trees.push(FreedTree { commit, table, page, level: level - 1 }),
+            level => {
+                let lead = if n == LEAD_PAGES { Lead::Pages } else { Lead::Anything };
+                trees.push(FreedTree { commit, table, page, level: level - 1, lead });
+            }
         }
     }
     let segments = Segments::decode(&mut reader, options.page_bytes)?;

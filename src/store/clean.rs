@@ -10,6 +10,7 @@ use super::write_out::Lane;
 use super::{Freed, FreedTree, State, Store, Writer, count};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
+use esker_index::kind::Lead;
 use esker_index::pages::{ChildWord, PageRead, Pages, Stop, View};
 
 /// Cleaning goes on while dead bytes exceed this share of all segment bytes: at rest, when time costs
@@ -51,6 +52,14 @@ pub(crate) fn victim<'a>(
     }
     let worth = dead > dead_bytes_min && dead * 100 > bytes * dead_percent_max;
     best.filter(|_| worth).map(|(_, id)| id)
+}
+
+/// Adds a page that leads nowhere to what is freed unread: to the last range, if it follows that.
+fn add_page(ranges: &mut Vec<super::OverflowRange>, page: PageId) {
+    match ranges.last_mut() {
+        Some(last) if last.first.0 + u64::from(last.pages) == page.0 => last.pages += 1,
+        _ => ranges.push(super::OverflowRange { first: page, pages: 1 }),
+    }
 }
 
 /// An image to move.
@@ -96,22 +105,25 @@ impl Store {
         Ok(true)
     }
 
-    /// Replaces a tree by its children's trees and frees its root page.
+    /// Replaces a tree by its children's trees and frees its root page. Children that lead nowhere are not read.
     fn free_tree_root(&self, tree: FreedTree) -> Result<()> {
         let word = ChildWord::new(tree.page, ChildWord::NO_HINT);
-        let mut children: Vec<PageId> = Vec::new();
-        let mut overflow: Vec<super::OverflowRange> = Vec::new();
+        let mut children: Vec<(PageId, Lead)> = Vec::new();
+        let mut unread: Vec<super::OverflowRange> = Vec::new();
         loop {
             let missing = {
                 let session = Session::new(self);
                 match session.read(&word, View::Current) {
                     Ok(page) => {
-                        children.extend(page.words().iter().map(ChildWord::page));
+                        let parts = (page.level(), page.words(), page.body());
+                        self.logic.leads(tree.table, parts, tree.lead, &mut |child, lead| {
+                            children.push((child, lead));
+                        });
                         // Neighbouring words may name one child; some say that there is none.
                         children.dedup();
-                        children.retain(|child| *child != PageId::NONE);
+                        children.retain(|(child, _)| *child != PageId::NONE);
                         self.logic.overflow(tree.table, page.level(), page.body(), &mut |range| {
-                            overflow.push(range);
+                            unread.push(range);
                         });
                         break;
                     }
@@ -139,10 +151,14 @@ impl Store {
             state.trees.swap_remove(at.expect("nobody else takes trees off"));
             let level = tree.level.saturating_sub(1);
             let FreedTree { commit, table, .. } = tree;
-            for page in children {
-                state.trees.push(FreedTree { commit, table, page, level });
+            for (page, lead) in children {
+                if lead == Lead::Nothing {
+                    add_page(&mut unread, page);
+                } else {
+                    state.trees.push(FreedTree { commit, table, page, level, lead });
+                }
             }
-            for range in overflow {
+            for range in unread {
                 let (first, count) = (range.first, range.pages);
                 state.freed.push_back(Freed { commit, table, first, count });
             }

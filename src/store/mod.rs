@@ -33,6 +33,8 @@ pub(crate) mod write_out;
 
 use esker_base::sync::{Arc, AtomicU64, Mutex, Ordering};
 use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
+use esker_index::kind::Lead;
+use esker_index::pages::ChildWord;
 use esker_io::Disk;
 use frame::{FrameId, Frames};
 use image::{Address, Codec};
@@ -48,6 +50,15 @@ pub(crate) trait PageLogic: Send + Sync + std::fmt::Debug {
     fn check(&self, table: TableId, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
     /// The part of the body that need not be kept.
     fn hole(&self, table: TableId, level: u8, body: &[u8]) -> std::ops::Range<usize>;
+    /// Calls `visit` with every page that a page (its level, words and body) refers to, and with what is below that; `lead` is
+    /// what is below the page itself.
+    fn leads(
+        &self,
+        table: TableId,
+        page: (u8, &[ChildWord], &[u8]),
+        lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    );
     /// Calls `visit` with every overflow value that a page refers to.
     fn overflow(
         &self,
@@ -81,6 +92,8 @@ pub(crate) struct FreedTree {
     pub(crate) table: TableId,
     pub(crate) page: PageId,
     pub(crate) level: u8,
+    /// What is below its root. Never [`Lead::Nothing`].
+    pub(crate) lead: Lead,
 }
 
 /// Sizes and limits, fixed at open.

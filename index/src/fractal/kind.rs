@@ -1,13 +1,13 @@
 //! The fractal tree as a [`Kind`].
 
 use super::check::{FractalCheck, check};
-use super::node::{NODE_LEVEL, check_node, hole};
+use super::node::{NODE_LEVEL, NodeParts, NodeRun, check_node, hole};
 use super::read::{Search, read_node};
 use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange, write};
 use crate::btree;
-use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value, Work};
+use crate::kind::{Direction, GroupWrites, Handle, Kind, Lead, Look, Value, Work};
 use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, TurnPages, View};
-use crate::run::{FILTER_BLOCK_LEVEL, check_filter_page, filter_hole};
+use crate::run::{FILTER_BLOCK_LEVEL, FILTER_ROOT_LEVEL, check_filter_page, filter_hole};
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, PageId};
 use std::ops::Range;
@@ -33,6 +33,26 @@ impl Kind for Fractal {
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
         if level == 0 {
             btree::overflow_handles(body, visit);
+        }
+    }
+    /// Leaves and filter blocks are not read to be freed, unless they may hold handles.
+    fn leads(
+        &self,
+        level: u8,
+        words: &[ChildWord],
+        body: &[u8],
+        lead: Lead,
+        visit: &mut dyn FnMut(PageId, Lead),
+    ) {
+        if level >= NODE_LEVEL {
+            return leads_of_node(&NodeParts::of(words, body), visit);
+        }
+        let below = match level {
+            1 | FILTER_ROOT_LEVEL if lead == Lead::Pages => Lead::Nothing,
+            _ => lead,
+        };
+        for word in words {
+            visit(word.page(), below);
         }
     }
 
@@ -190,5 +210,26 @@ impl Kind for Fractal {
     fn abandon_work(&self) {
         *self.job.lock() = super::work::Job::default();
         self.is_thrifty.store(true, Ordering::Relaxed);
+    }
+}
+
+fn leads_of_node(parts: &NodeParts, visit: &mut dyn FnMut(PageId, Lead)) {
+    let mut go = |word: u64, lead| visit(ChildWord::page_of(word), lead);
+    if let Some((tree, ranges)) = parts.memtable {
+        go(tree, Lead::Anything);
+        go(ranges, Lead::Pages);
+    }
+    for NodeRun { run, .. } in &parts.runs {
+        let lead = match (run.has_large, run.level) {
+            (true, _) => Lead::Anything,
+            (false, 0) => Lead::Nothing,
+            (false, _) => Lead::Pages,
+        };
+        go(run.tree, lead);
+        go(run.filter, Lead::Pages);
+        go(run.ranges, Lead::Pages);
+    }
+    for child in &parts.children {
+        go(child.word, Lead::Anything);
     }
 }

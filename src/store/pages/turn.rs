@@ -8,6 +8,7 @@ use crate::store::versions::Version;
 use crate::store::{Freed, FreedTree, Store, count};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, PageId, TableId};
+use esker_index::kind::Lead;
 use esker_index::pages::{
     ChildWord, PageNew, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
 };
@@ -417,7 +418,13 @@ impl<'s> TurnPages for TurnSession<'s> {
     fn free_tree(&self, word: u64, level: u8) {
         let page = ChildWord::page_of(word);
         let (commit, table) = (self.commit, self.table.get());
-        self.reserve.borrow_mut().trees.push(FreedTree { commit, table, page, level });
+        self.reserve.borrow_mut().trees.push(FreedTree {
+            commit,
+            table,
+            page,
+            level,
+            lead: Lead::Anything,
+        });
     }
 
     fn reserve_left(&self) -> usize {
