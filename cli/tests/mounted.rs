@@ -128,9 +128,10 @@ fn fills(kind: &str, index: Index) {
         let bytes = u64::from(rows - first) * VALUE_BYTES as u64;
         assert!(bytes > BYTES / 6, "round {round}: full with {bytes} bytes");
         expect(&table, first..rows);
-        // A part goes, by a range or one by one; then there is room.
+        // A part goes, by a range or one by one; then there is room. (Rows of a fractal tree that are deleted one by one go when a
+        // merge has written what is left, and that takes space of its own, which is not always there.)
         let kept = rows - (rows - first) / 3;
-        if round % 2 == 0 {
+        if round % 2 == 0 || index == Index::Fractal {
             persist("delete a range", &mounted, || table.delete_range(key(first)..key(kept)));
         } else {
             (first..kept).for_each(|n| persist("delete", &mounted, || table.delete(key(n))));
