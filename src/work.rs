@@ -501,3 +501,48 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Durability, Index, Options};
+    use esker_base::PageId;
+    use esker_base::sync::Arc;
+    use esker_io::sim::{CrashKind, SimDisk};
+
+    /// A merge builds pages, a checkpoint writes what there is, and the power goes: the pages that had no owner yet have
+    /// none afterwards either, and are given back.
+    #[test]
+    fn what_a_checkpoint_saw_under_way_is_freed_after_a_crash() {
+        let disk = SimDisk::new(1);
+        let options = || Options::new().page_bytes(1024).memory_bytes(2 << 20).background(false);
+        let options = || options().durability(Durability::Os);
+        let db = options().open_on(Arc::new(disk.clone())).unwrap();
+        let table = db.table("t", Index::Fractal).unwrap();
+        let store = &db.engine().store;
+        let is_written = |page: u64| {
+            let map = &mut store.state.lock().map;
+            let address = map.get(PageId(page), &mut |node, at| store.load_map_node(node, at));
+            !address.unwrap().is_none()
+        };
+        let mut n = 0u32;
+        let built = loop {
+            assert!(n < 200_000, "no work under way has written anything");
+            let key = n.wrapping_mul(2_654_435_761).to_le_bytes();
+            table.put(key, [7; 60]).unwrap();
+            n += 1;
+            let ranges: Vec<_> =
+                store.state.lock().unattached.values().flatten().copied().collect();
+            let ids = ranges.iter().flat_map(|(first, n)| *first..first + n);
+            let built: Vec<u64> = ids.filter(|page| is_written(*page)).collect();
+            if built.len() > 8 {
+                break built;
+            }
+        };
+        db.checkpoint().unwrap();
+        assert!(built.iter().all(|page| is_written(*page)), "work is still under way");
+        let db = options().open_on(Arc::new(disk.crash_clone(CrashKind::None, 0))).unwrap();
+        db.settle().unwrap();
+        let found = db.verify().unwrap();
+        assert!(found.is_sound(), "{:?}", found.damage);
+    }
+}

@@ -202,7 +202,7 @@ fn examine_at(disk: &SimDisk, states: &[State], place: impl FnOnce() -> String) 
         .unwrap_or_else(|message| panic!("{}: {message}", place()))
 }
 
-fn files(disk: &SimDisk) -> Vec<(String, u64)> {
+pub(crate) fn files(disk: &SimDisk) -> Vec<(String, u64)> {
     let mut names = disk.list().unwrap();
     names.sort();
     names
@@ -407,14 +407,14 @@ fn a_young_database_without_its_superblock_is_not_taken_for_a_new_one() {
     assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
 }
 
-fn read_file(disk: &SimDisk, name: &str) -> Vec<u8> {
+pub(crate) fn read_file(disk: &SimDisk, name: &str) -> Vec<u8> {
     let file = disk.open(name, OpenMode::Read).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(0, &mut bytes).unwrap();
     bytes
 }
 
-fn write_file(disk: &SimDisk, name: &str, bytes: &[u8]) {
+pub(crate) fn write_file(disk: &SimDisk, name: &str, bytes: &[u8]) {
     if disk.list().unwrap().iter().any(|other| other == name) {
         disk.remove(name).unwrap();
     }

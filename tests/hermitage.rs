@@ -287,3 +287,23 @@ fn g2_anti_dependency_cycles() {
         assert_eq!(commits(two), level == Isolation::Snapshot, "{kind}, {level:?}");
     }
 }
+
+/// Write skew by a scan and a range delete: the ring knows ranges of both, and they are compared with each other.
+#[test]
+fn g2_of_a_scan_and_a_range_delete() {
+    for (kind, level) in cases() {
+        let case = Case::new((kind, level));
+        if !case.table.is_ordered() {
+            continue;
+        }
+        let (mut one, mut two) = (case.begin(), case.begin());
+        let seen = one.range(&case.table, [1]..[2]).unwrap().collect::<Result<Vec<_>>>().unwrap();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(case.get(&mut two, 3), Some(0));
+        case.set(&mut one, 3, 30);
+        // What `one` has read goes, and what `one` writes was read here: in no order do both make sense.
+        two.delete_range(&case.table, [1]..[2]).unwrap();
+        assert!(commits(two));
+        assert_eq!(commits(one), level == Isolation::Snapshot, "{kind}, {level:?}");
+    }
+}

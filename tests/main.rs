@@ -22,6 +22,7 @@ mod fault;
 mod fourth_kind;
 mod hermitage;
 mod history;
+mod identity;
 mod kinds;
 mod model;
 mod plants;

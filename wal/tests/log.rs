@@ -96,6 +96,27 @@ fn a_group_larger_than_any_file_gets_one() {
     assert!(!log.wal.fits(&log.turn.lock().tail, 2 << 30));
 }
 
+/// The simulated disk refuses what a real one answers with a signal: a store to where the window was not populated.
+#[test]
+fn groups_are_stored_only_where_the_window_is_populated() {
+    const LARGE: u64 = 4 << 20;
+    let disk = SimDisk::new(3);
+    let log = Log::create(Arc::new(disk.clone()), options(LARGE, LARGE)).unwrap();
+    // Up to the end of what was populated when the file was made, which is not all of it.
+    let mut groups = 0;
+    while log.wal.fits(&log.turn.lock().tail, 4000) {
+        log.put(4000).unwrap();
+        groups += 1;
+    }
+    assert!((100..500).contains(&groups), "{groups} groups");
+    // From there on, in this file and the next one, room is made before it is used.
+    for _ in 0..1200 {
+        log.put(4000).unwrap();
+    }
+    log.put_sync(1).unwrap();
+    assert_eq!(read_all(&disk).unwrap(), up_to(groups + 1201));
+}
+
 #[test]
 fn files_grow_up_to_the_limit() {
     let (disk, log) = small(8 * SMALL);

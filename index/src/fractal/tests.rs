@@ -4,6 +4,7 @@
 mod bench;
 mod bounds;
 mod divide;
+mod flush;
 mod optimize;
 mod queue;
 mod sorted;
