@@ -98,7 +98,7 @@ impl<'o> Runner<'o> {
         self.db.as_ref().expect("the database is open")
     }
 
-    /// False after a restart that failed.
+    /// False after a restart that failed, or an operation of which only the next open can tell what became of it.
     pub fn is_open(&self) -> bool {
         self.db.is_some()
     }

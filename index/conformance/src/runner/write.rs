@@ -230,13 +230,12 @@ impl Runner<'_> {
             })
             .collect();
         self.known().in_flight.clone_from(&states);
-        let result = handle.table.bulk_load(rows.iter().map(|(key, value)| (key, value)));
-        self.known().in_flight.clear();
-        match result {
+        match handle.table.bulk_load(rows.iter().map(|(key, value)| (key, value))) {
             Ok(loaded) => {
                 assert_eq!(loaded, u64::from(count));
                 let changes = states.last().is_some_and(|last| !last.same_rows(self.known().now()));
                 let mut known = self.known();
+                known.in_flight.clear();
                 known.history.extend(states);
                 let last = known.last();
                 if changes && self.settings.durability >= Durability::Os {
@@ -248,14 +247,29 @@ impl Runner<'_> {
                 Ok(())
             }
             Err(error) => {
-                let found = State::read(self.db())?;
-                let mut known = self.known();
-                if !found.same_rows(known.now()) {
-                    let loaded = states.iter().position(|state| state.same_rows(&found));
-                    let loaded = loaded.expect("a load that failed leaves a part of it");
-                    known.history.extend_from_slice(&states[..=loaded]);
-                }
+                self.note_part_of_load(states);
                 Err(error)
+            }
+        }
+    }
+
+    /// A load that met an error keeps the commits before it: some of the first `states`. Which, a look tells; if that
+    /// fails, too, the next open does.
+    fn note_part_of_load(&mut self, states: Vec<State>) {
+        let found = State::read(self.db());
+        let mut known = self.known();
+        known.in_flight.clear();
+        match found {
+            Ok(found) if found.same_rows(known.now()) => {}
+            Ok(found) => {
+                let loaded = states.iter().position(|state| state.same_rows(&found));
+                let loaded = loaded.expect("a load that failed leaves a part of it");
+                known.history.extend_from_slice(&states[..=loaded]);
+            }
+            Err(_) => {
+                known.history.extend(states);
+                drop(known);
+                self.abandon();
             }
         }
     }
