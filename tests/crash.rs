@@ -12,6 +12,7 @@ use crate::sim::seeds;
 use esker::{Durability, Index, Options};
 use esker_base::checksum::seeded;
 use esker_conformance::crash::{self, KINDS, Tally, index_of, kind};
+use esker_conformance::exhaust;
 use esker_conformance::subject::Subject;
 use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
@@ -75,6 +76,21 @@ fn every_crash_of_hash_tables() {
 #[test]
 fn every_crash_of_fractal_trees() {
     check(&crash::each(Subject::of(Index::Fractal), 20, 200, 3));
+}
+
+/// Nothing drawn: all scripts of up to two operations; `ESKER_LENGTH=n` takes all up to n.
+#[test]
+fn every_crash_of_all_short_scripts() {
+    let length = seeds::from_env("ESKER_LENGTH").unwrap_or(2) as u32;
+    for kind in Subject::KINDS {
+        for level in [Durability::Sync, Durability::Os] {
+            let tally = exhaust::each(Subject::of(kind), level, length);
+            eprintln!("{kind}, {level:?}: {tally:?}");
+            if seeds::is_default() {
+                assert!(tally.recoveries > 10 * tally.scripts, "{tally:?}");
+            }
+        }
+    }
 }
 
 #[test]

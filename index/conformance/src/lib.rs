@@ -22,6 +22,7 @@
 
 pub mod choices;
 pub mod crash;
+pub mod exhaust;
 pub mod fault;
 #[allow(missing_docs, reason = "the profile's fields say it")]
 pub mod generate;

@@ -3,6 +3,7 @@
 use crate::script::Bounds;
 use esker::{Database, Result};
 use std::collections::BTreeMap;
+use std::hash::{Hash as _, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -96,6 +97,14 @@ impl State {
                 name == other_name
                     && (Arc::ptr_eq(&table.rows, &other.rows) || table.rows == other.rows)
             })
+    }
+
+    /// Feeds names and rows into a hash; as [`Self::same_rows`], whatever the generations.
+    pub fn hash_rows(&self, hasher: &mut impl Hasher) {
+        for (name, table) in &self.tables {
+            name.hash(hasher);
+            table.rows.hash(hasher);
+        }
     }
 
     /// Everything that a database holds, read forward.
