@@ -330,10 +330,19 @@ impl Engine {
     }
 
     /// Waits until a commit is published.
+    ///
+    /// # Errors
+    /// `Corrupt` if nobody is about to: a page that was read says so, and lies.
     fn wait_published(&self, commit: CommitNo) -> Result<()> {
         let mut backoff = Backoff::default();
         while self.store.published() < commit {
+            // Whose commit it is holds the turn until it is published, or writing ends for good.
+            let turn = self.turn.try_lock();
             self.check_writable()?;
+            if turn.is_some() && self.store.published() < commit {
+                return Err(self.corrupt(PageId::NONE, "it is of a commit that was never made"));
+            }
+            drop(turn);
             backoff.wait();
         }
         Ok(())

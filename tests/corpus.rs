@@ -3,7 +3,7 @@
 //! Goal: what fuzzing has found stays found. Method: each file under `fuzz/corpus/` goes through the
 //! function that its target runs.
 
-use crate::sim::fuzz;
+use crate::sim::{Choices, Rng, forge, fuzz, seeds};
 
 #[path = "../fuzz/kinds.rs"]
 mod kinds;
@@ -35,6 +35,18 @@ fn crash() {
 #[test]
 fn directory() {
     replay("directory", fuzz::directory);
+}
+
+#[test]
+fn forged() {
+    replay("forged", forge::forged);
+    // Few inputs are of interest to who looks for branches, and each is another lie.
+    seeds::each(600, |seed| {
+        let mut rng = Rng::new(seed);
+        let bytes = 4 + rng.below(12);
+        let data: Vec<u8> = (0..bytes).map(|_| rng.below(256) as u8).collect();
+        forge::forged(&data);
+    });
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub(crate) fn directory(data: &[u8]) {
     let _outcome = read_all(&disk).is_err();
 }
 
-fn read_all(disk: &SimDisk) -> Result<()> {
+pub(super) fn read_all(disk: &SimDisk) -> Result<()> {
     let db = options().open_on(Arc::new(disk.clone()))?;
     for table in db.tables() {
         for row in table.rows()? {
