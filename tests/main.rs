@@ -18,6 +18,7 @@ mod crash;
 mod damage;
 mod drops;
 mod fault;
+mod fixtures;
 #[path = "../examples/fourth_kind.rs"]
 mod fourth_kind;
 mod hermitage;

@@ -336,6 +336,18 @@ mod tests {
         }
     }
 
+    /// Checked against another implementation of CRC-32.
+    #[test]
+    fn golden_image() {
+        let mut codec = Codec::new(DatabaseId(0x1122_3344_5566_7788));
+        let (words, body) = ([2u64 << 24], b"left-a-hole-right");
+        let mut image = Vec::new();
+        codec.encode(head(1), words.iter().copied(), body, 4..12, true, &mut image);
+        let golden = b"\x4b\xe5\x01\x01\x01\0\x11\0\x03\0\0\0\x07\0\0\0\0\0\0\0\x63\0\0\0\0\0\0\0\
+            \x0c\0\0\0\0\0\0\0\x04\0\x11\0\x01\0\0\0\xf7\x89\x03\x5e\0\0\0\x02\0\0\0\0leftright";
+        assert_eq!(image, golden);
+    }
+
     #[test]
     fn addresses_pack() {
         let address =

@@ -311,3 +311,43 @@ pub(crate) fn newest_checkpoint(disk: &dyn Disk) -> Result<Option<(DatabaseId, u
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esker_io::sim::SimDisk;
+
+    /// Checked against another implementation of CRC-32.
+    #[test]
+    fn golden_superblock_and_checkpoint() {
+        let superblock = Superblock {
+            database: DatabaseId(0x1122_3344_5566_7788),
+            generation: 9,
+            checkpoint: 7,
+            log_start: Lsn(0x10_0000),
+            incarnation: 3,
+            checkpoint_crc: 0xdead_beef,
+            checkpoint_bytes: 0x1234,
+            page_bytes: 8192,
+        };
+        let slot = superblock.encode();
+        let golden = b"\x89Esker\r\n\x01\0\0\0\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11\
+            \x09\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\x03\0\0\0\0\0\0\0\
+            \xef\xbe\xad\xde\x34\x12\0\0\0\x20\0\0\0\0\0\0\x5e\xd7\x23\x0d";
+        assert_eq!(slot[..golden.len()], golden[..]);
+        assert!(slot[golden.len()..].iter().all(|byte| *byte == 0));
+        assert_eq!(Superblock::decode(&slot).unwrap(), Some(superblock));
+
+        let disk = SimDisk::new(1);
+        let (crc, bytes) = write_checkpoint(&disk, superblock.database, 7, b"metadata").unwrap();
+        assert_eq!((crc, bytes), (0xbcb8_297f, 8));
+        let file = disk.open("checkpoint-0000000000000007", OpenMode::Read).unwrap();
+        let mut found = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(0, &mut found).unwrap();
+        let golden = b"\x89EskCk\r\n\x88\x77\x66\x55\x44\x33\x22\x11\x07\0\0\0\0\0\0\0\
+            \x08\0\0\0\0\0\0\0\x7f\x29\xb8\xbc\0\0\0\0metadata";
+        assert_eq!(found, golden);
+        let named = Superblock { checkpoint_crc: crc, checkpoint_bytes: bytes, ..superblock };
+        assert_eq!(read_checkpoint(&disk, &named).unwrap(), b"metadata");
+    }
+}
