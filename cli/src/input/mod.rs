@@ -1,6 +1,9 @@
 //! Input files: where they come from, what format they have, and their rows.
 
 mod array;
+#[cfg(test)]
+#[path = "../../../fuzz/import.rs"]
+mod fuzz;
 mod lines;
 mod separated;
 mod source;
@@ -155,6 +158,18 @@ fn begins_with_bracket(input: &mut impl BufRead) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What fuzzing has found stays found.
+    #[test]
+    fn the_corpus_is_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/import");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            #[expect(clippy::disallowed_methods, reason = "the corpus lies on the real disk")]
+            let data = std::fs::read(entry.unwrap().path()).unwrap();
+            fuzz::rows(&data);
+            fuzz::typed(&data);
+        }
+    }
 
     fn all(text: &'static [u8], format: Format, key: &str) -> Vec<String> {
         let spec = Spec::parse(key).unwrap();
