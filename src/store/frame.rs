@@ -22,9 +22,7 @@
 #![allow(clippy::cast_ptr_alignment, reason = "frames are aligned to their size, headers to 64")]
 
 use super::image::Address;
-use esker_base::sync::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Backoff, Mutex, Ordering,
-};
+use esker_base::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use esker_base::{CommitNo, PageId, Result};
 use esker_index::pages::ChildWord;
 use esker_io::arena::{Arena, HUGE_PAGE_BYTES};
@@ -32,6 +30,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::epoch::Epochs;
+use super::latch::Latch;
 
 /// Bytes of a frame that the store keeps for itself.
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -49,8 +48,6 @@ pub(crate) const PINNED: u32 = 8;
 const LIFE: u32 = 1 << 8;
 const LIVES: u32 = 3 * LIFE;
 
-const WRITER: u32 = 1 << 31;
-
 /// Header, heads and slots of a leaf of some seventy rows.
 const PREFETCH_LINES: usize = 7;
 
@@ -64,8 +61,7 @@ pub(crate) type FrameId = u32;
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Header {
-    /// Count of readers, and one bit for the writer.
-    latch: AtomicU32,
+    latch: Latch,
     pub(crate) state: AtomicU32,
     /// Written with release after the content, read with acquire before it.
     pub(crate) page: AtomicU64,
@@ -133,40 +129,29 @@ impl Header {
         self.address[1].store(b, Ordering::Relaxed);
     }
 
-    /// Waits for a writer to leave, then holds off writers.
     #[inline]
     pub(crate) fn latch_shared(&self) {
-        let mut backoff = Backoff::default();
-        while self.latch.fetch_add(1, Ordering::Acquire) & WRITER != 0 {
-            self.latch.fetch_sub(1, Ordering::Relaxed);
-            while self.latch.load(Ordering::Relaxed) & WRITER != 0 {
-                backoff.wait();
-            }
-        }
+        self.latch.lock_shared();
     }
     #[inline]
     pub(crate) fn unlatch_shared(&self) {
-        self.latch.fetch_sub(1, Ordering::Release);
+        self.latch.unlock_shared();
     }
-    /// Holds off new readers, then waits for those inside.
+    #[inline]
     pub(crate) fn latch_exclusive(&self) {
-        let mut backoff = Backoff::default();
-        while self.latch.fetch_or(WRITER, Ordering::Acquire) & WRITER != 0 {
-            backoff.wait();
-        }
-        while self.latch.load(Ordering::Acquire) != WRITER {
-            backoff.wait();
-        }
+        self.latch.lock_exclusive();
     }
+    #[inline]
     pub(crate) fn try_latch_exclusive(&self) -> bool {
-        self.latch.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.latch.try_lock_exclusive()
     }
+    #[inline]
     pub(crate) fn unlatch_exclusive(&self) {
-        self.latch.fetch_and(!WRITER, Ordering::Release);
+        self.latch.unlock_exclusive();
     }
-    /// True if somebody holds the exclusive latch (for assertions).
+    /// For assertions.
     pub(crate) fn is_latched_exclusive(&self) -> bool {
-        self.latch.load(Ordering::Relaxed) & WRITER != 0
+        self.latch.is_locked_exclusive()
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod disk_reserve;
 pub(crate) mod epoch;
 pub(crate) mod frame;
 pub(crate) mod image;
+mod latch;
 pub(crate) mod load;
 pub(crate) mod map;
 pub(crate) mod packing;
