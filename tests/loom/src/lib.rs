@@ -13,6 +13,7 @@ mod epoch;
 mod latch;
 
 mod epochs;
+mod latches;
 mod ways;
 
 /// Runs all schedules in which a thread is stopped so often, at most, where it need not wait.
