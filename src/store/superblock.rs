@@ -110,9 +110,8 @@ pub(crate) fn create(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     }
     let file = disk.open(SUPER_NEW, OpenMode::Create)?;
     file.preallocate((SLOTS * SLOT_BYTES) as u64)?;
-    let first = (superblock.generation % 2) * 2;
-    for slot in [first, first + 1] {
-        file.write_at(slot * SLOT_BYTES as u64, &superblock.encode())?;
+    for slot in slots_of(superblock) {
+        file.write_at(slot, &superblock.encode())?;
     }
     file.sync()?;
     disk.rename(SUPER_NEW, SUPER_NAME)?;
@@ -127,10 +126,9 @@ pub(crate) fn create(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
 /// out of the question.
 pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     let file = disk.open(SUPER_NAME, OpenMode::ReadWrite)?;
-    let first = (superblock.generation % 2) * 2;
-    let written = [first, first + 1]
-        .iter()
-        .try_for_each(|slot| file.write_at(slot * SLOT_BYTES as u64, &superblock.encode()))
+    let written = slots_of(superblock)
+        .into_iter()
+        .try_for_each(|slot| file.write_at(slot, &superblock.encode()))
         .and_then(|()| file.sync());
     written.map_err(|error| match error {
         Error::NoSpace { op, file } => {
@@ -144,17 +142,34 @@ pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
 /// Makes the superblock that was read durable in each of its two slots, one after the other. The process that wrote it may
 /// have died before its sync, or its sync may have failed; the slots that the next generation goes to are then
 /// the only ones that the device has.
+///
+/// A slot that does not hold it, because a crash tore it, comes first: the other may be the only good one, and what is being written may be
+/// torn.
 pub(crate) fn rewrite(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     let file = disk.open(SUPER_NAME, OpenMode::ReadWrite)?;
     // A process that died in here may have left one slot on its way to the device: it arrives before the other is
-    // touched. (This counts for nothing if an earlier sync failed; hence the rest.)
+    // touched. (If this very sync fails, nobody can tell which slot did not arrive: one more loss of power, in the next recovery and with
+    // noise in the slot that is written first, is then one too many.)
     file.sync()?;
-    let first = (superblock.generation % 2) * 2;
-    for slot in [first, first + 1] {
-        file.write_at(slot * SLOT_BYTES as u64, &superblock.encode())?;
-        file.sync()?;
+    let bad = bad_slots(disk, superblock)?;
+    let mut slots = slots_of(superblock);
+    slots.sort_by_key(|slot| !bad.contains(slot));
+    for slot in slots {
+        file.write_at(slot, &superblock.encode())?;
+        if let Err(error) = file.sync() {
+            // The system may show what the device does not have. What stays good for whoever reads next is then
+            // the other slot alone, and this one comes first again.
+            let _cannot_be_helped = file.write_at(slot, &[0; SLOT_BYTES]);
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+/// Offsets of the two slots of its generation.
+fn slots_of(superblock: &Superblock) -> [u64; 2] {
+    let first = (superblock.generation % 2) * 2;
+    [first, first + 1].map(|slot| slot * SLOT_BYTES as u64)
 }
 
 /// The newest readable superblock.
@@ -200,10 +215,9 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Superblock> {
 pub(crate) fn bad_slots(disk: &dyn Disk, superblock: &Superblock) -> Result<Vec<u64>> {
     let file = disk.open(SUPER_NAME, OpenMode::Read)?;
     let bytes = file.len()?;
-    let first = (superblock.generation % 2) * 2;
     let mut bad = Vec::new();
     let mut slot = [0u8; SLOT_BYTES];
-    for at in [first, first + 1].map(|i| i * SLOT_BYTES as u64) {
+    for at in slots_of(superblock) {
         let is_there = at + SLOT_BYTES as u64 <= bytes;
         if is_there {
             file.read_at(at, &mut slot)?;
@@ -315,7 +329,8 @@ pub(crate) fn newest_checkpoint(disk: &dyn Disk) -> Result<Option<(DatabaseId, u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use esker_io::sim::SimDisk;
+    use esker_base::sync::{Arc, Mutex};
+    use esker_io::sim::{CrashKind, Fault, OpKind, SimDisk};
 
     /// Checked against another implementation of CRC-32.
     #[test]
@@ -349,5 +364,65 @@ mod tests {
         assert_eq!(found, golden);
         let named = Superblock { checkpoint_crc: crc, checkpoint_bytes: bytes, ..superblock };
         assert_eq!(read_checkpoint(&disk, &named).unwrap(), b"metadata");
+    }
+
+    /// Generation 9 is durable and what 8 names is gone: however often a recovery dies, loses power in all ways, or is told
+    /// that a sync failed, 9 is what the next one reads.
+    #[test]
+    fn a_generation_outlives_every_end_of_its_recoveries() {
+        let superblock = |generation| Superblock {
+            database: DatabaseId(7),
+            generation,
+            checkpoint: generation,
+            log_start: Lsn(0),
+            incarnation: 1,
+            checkpoint_crc: 0,
+            checkpoint_bytes: 0,
+            page_bytes: 8192,
+        };
+        let disk = SimDisk::new(1);
+        create(&disk, &superblock(8)).unwrap();
+        write(&disk, &superblock(9)).unwrap();
+        let mut torn_twice = 0;
+        recover_and_end(&disk, &superblock(9), 3, &mut torn_twice);
+        assert!(torn_twice > 100, "{torn_twice} of the disks had a torn slot in a second recovery");
+    }
+
+    /// Rewrites `wanted` on a copy of the disk, ended before each operation and after the last in each way, and goes on with
+    /// what is left, `depth` times in all.
+    fn recover_and_end(disk: &SimDisk, wanted: &Superblock, depth: u32, torn_twice: &mut u32) {
+        let mut left = ends(disk, |disk| rewrite(disk, wanted).unwrap());
+        for sync in 0..3 {
+            let failing = disk.crash_clone(CrashKind::Kill, 0);
+            failing.inject(Fault::new(OpKind::Sync, sync));
+            rewrite(&failing, wanted).unwrap_err();
+            failing.clear_faults();
+            left.push(failing);
+        }
+        for disk in left {
+            assert_eq!(read(&disk).unwrap(), *wanted);
+            let is_torn = !bad_slots(&disk, wanted).unwrap().is_empty();
+            *torn_twice += u32::from(is_torn && depth < 3);
+            if depth > 1 {
+                recover_and_end(&disk, wanted, depth - 1, torn_twice);
+            }
+        }
+    }
+
+    /// The disks that are left if what `run` does ends before each operation, and after the last.
+    fn ends(disk: &SimDisk, run: impl FnOnce(&SimDisk)) -> Vec<SimDisk> {
+        fn kinds(disk: &SimDisk) -> impl Iterator<Item = SimDisk> {
+            let torn = (0..4).map(|seed| (CrashKind::Shorn, seed));
+            let whole = [CrashKind::Kill, CrashKind::None].map(|kind| (kind, 0));
+            torn.chain(whole).map(|(kind, seed)| disk.crash_clone(kind, seed))
+        }
+        let running = disk.crash_clone(CrashKind::Kill, 0);
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let (watched, net) = (running.clone(), Arc::clone(&left));
+        running.on_operation(Box::new(move |_, _| net.lock().extend(kinds(&watched))));
+        run(&running);
+        running.clear_hook();
+        left.lock().extend(kinds(&running));
+        std::mem::take(&mut *left.lock())
     }
 }
