@@ -10,7 +10,8 @@
 //! populated, which dirties them, so that syncs write each of them twice, and write-protect them one by one. Where nearly each
 //! group is synced, that is dearer than a system call: then groups are written by calls. [`Wal::seal`] begins that, and
 //! [`BY_CALL_GROUPS`] groups without a seal end it. A call may fail where a store would not; then the log is
-//! poisoned as by a failed sync, and [`Wal::failure`] says so to whoever appended.
+//! poisoned as by a failed sync, and [`Wal::failure`] says so to whoever appended. A writer that is alone will seal its next group, too:
+//! that goes out with its pad in one call.
 
 use crate::Options;
 use crate::file::{LogFile, Plan, Spare, make};
@@ -33,6 +34,8 @@ const SCRATCH_BYTES: usize = 16 << 10;
 
 /// So many groups after a seal are written by calls.
 const BY_CALL_GROUPS: u32 = 64;
+/// After so many seals of one group each, a group is written together with its pad.
+const LONE_SEALS: u32 = 4;
 /// Larger scratch buffers are not kept.
 const SCRATCH_BYTES_KEPT: usize = 1 << 20;
 
@@ -98,6 +101,8 @@ pub struct Tail {
     position: Lsn,
     scratch: Vec<u8>,
     groups_since_seal: u32,
+    /// So many seals in a row had one group before them.
+    lone_seals: u32,
 }
 
 impl Tail {
@@ -187,7 +192,7 @@ impl Wal {
         bump(&wal.counters.files_created, 1);
         wal.plan_upkeep();
         let scratch = Vec::with_capacity(SCRATCH_BYTES);
-        Ok((wal, Tail { file, position: start, scratch, groups_since_seal: 0 }))
+        Ok((wal, Tail { file, position: start, scratch, groups_since_seal: 0, lone_seals: 0 }))
     }
 
     /// True if groups are written by calls now. Exact in the turn.
@@ -238,6 +243,7 @@ impl Wal {
         #[expect(clippy::cast_possible_truncation, reason = "at most GROUP_BYTES_MAX")]
         let header = GroupHeader { bytes: bytes as u32, lsn, commit, durable: self.durable() };
         let mut header = header.encode();
+        let mut end = Lsn(lsn.0 + room);
         if by_call || bytes <= SCRATCH_BYTES - GROUP_HEADER_BYTES {
             tail.scratch.clear();
             tail.scratch.extend_from_slice(&header);
@@ -247,7 +253,9 @@ impl Wal {
             sign(self.identity, lsn, &mut tail.scratch);
             tail.scratch.resize(to_usize(room), 0);
             if by_call {
-                if !self.write_group(tail) {
+                let group_end = end;
+                end = self.pad_if_lone(tail, end);
+                if !self.write_group(tail, group_end) {
                     return lost(tail);
                 }
             } else {
@@ -268,7 +276,7 @@ impl Wal {
         bump(&self.counters.bytes, bytes as u64);
         bump(&self.counters.groups, 1);
         tail.groups_since_seal += 1;
-        let end = self.move_to(tail, Lsn(lsn.0 + room));
+        self.move_to(tail, end);
         if by_call && tail.groups_since_seal > BY_CALL_GROUPS {
             self.by_call.store(false, Ordering::Relaxed);
             // What comes needs populated pages.
@@ -277,15 +285,26 @@ impl Wal {
         end
     }
 
-    /// Writes the group in the scratch buffer with a call. A block that it is the first in is written whole, so that the system
-    /// need not read what was there.
-    fn write_group(&self, tail: &mut Tail) -> bool {
+    /// Adds the pad to the group in the scratch buffer, which ends at `end`, if it is likely to be sealed alone. Returns where it
+    /// ends then.
+    fn pad_if_lone(&self, tail: &mut Tail, end: Lsn) -> Lsn {
+        let is_likely = tail.lone_seals >= LONE_SEALS && tail.groups_since_seal == 0;
+        if !is_likely || end.0.is_multiple_of(BLOCK_BYTES) {
+            return end;
+        }
+        tail.scratch.extend_from_slice(&pad(self.identity, end));
+        Lsn(round_up(end.0, BLOCK_BYTES))
+    }
+
+    /// Writes what is in the scratch buffer, a group that ends at `group_end`, with a call. A block that it is the first in is
+    /// written whole, so that the system need not read what was there.
+    fn write_group(&self, tail: &mut Tail, group_end: Lsn) -> bool {
         let (at, room) = (tail.at(), tail.scratch.len() as u64);
         let end = round_up(at + room, BLOCK_BYTES);
         if at.is_multiple_of(BLOCK_BYTES) || at / BLOCK_BYTES != (at + room - 1) / BLOCK_BYTES {
             tail.scratch.resize(to_usize(end - at), 0);
         }
-        let written = self.write(&tail.file, at, &tail.scratch, Lsn(tail.position.0 + room));
+        let written = self.write(&tail.file, at, &tail.scratch, group_end);
         if tail.scratch.capacity() > SCRATCH_BYTES_KEPT {
             tail.scratch = Vec::with_capacity(SCRATCH_BYTES);
         }
@@ -318,6 +337,7 @@ impl Wal {
         if end != tail.position.0 && !self.mark(tail, &pad(self.identity, tail.position)) {
             return tail.position;
         }
+        tail.lone_seals = if tail.groups_since_seal == 1 { tail.lone_seals + 1 } else { 0 };
         tail.groups_since_seal = 0;
         self.by_call.store(true, Ordering::Relaxed);
         self.move_to(tail, Lsn(end))

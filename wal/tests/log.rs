@@ -272,6 +272,32 @@ fn groups_are_written_by_calls_while_they_are_synced() {
     }
 }
 
+/// A writer that is alone costs one write and one sync a group once the log has seen that it is; one group that is not sealed alone
+/// ends that.
+#[test]
+fn a_lone_group_is_written_with_its_pad() {
+    let sim = SimDisk::new(1);
+    let log = Log::create(Arc::new(sim.clone()), options(1 << 20, 1 << 20)).unwrap();
+    let operations_of = |bytes: usize| {
+        let before = sim.operations();
+        log.put_sync(bytes).unwrap();
+        assert_eq!(log.wal.durable().0 % 4096, 0, "what is durable ends with a block");
+        sim.operations() - before
+    };
+    for bytes in [100, 5000, 20_000, 100, 100, 100] {
+        operations_of(bytes);
+    }
+    for bytes in [100, 5000, 20_000, 1] {
+        assert_eq!(operations_of(bytes), 2, "{bytes} bytes");
+    }
+    // Two at once: the second shares no block with the first, which was padded.
+    log.put(100).unwrap();
+    log.put(100).unwrap();
+    log.sync(log.wal.position()).unwrap();
+    assert_eq!(operations_of(100), 3, "a write, a pad, a sync");
+    assert_eq!(read_all(&sim).unwrap(), up_to(13));
+}
+
 #[test]
 fn no_space_leaves_the_log_usable() {
     let disk = FaultDisk::new(Arc::new(MemDisk::new()));
