@@ -12,7 +12,6 @@
 
 use crate::kinds::AnyKind;
 use crate::pace::Pace;
-use crate::store::packing::Packing;
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
 use esker_base::{CommitNo, Error, PageId, Result, TableId};
@@ -111,8 +110,6 @@ pub(crate) struct TableState {
     pub(crate) dropped: AtomicBool,
     /// How the last step of background work ended: 0 well, 1 without space, 2 at something damaged.
     work_failed: AtomicU8,
-    /// How its leaves compress.
-    pub(crate) packing: Packing,
     /// How fast it may be written while background work is behind.
     pub(crate) pace: Pace,
 }
@@ -136,7 +133,6 @@ impl TableState {
             rows: AtomicU64::new(rows),
             dropped: AtomicBool::new(false),
             work_failed: AtomicU8::new(0),
-            packing: Packing::default(),
             pace: Pace::default(),
         }
     }

@@ -159,8 +159,7 @@ impl Engine {
         let work = loop {
             let mut missing = Vec::new();
             let stop = {
-                let build =
-                    BuildSession::new(&self.store, &mut working.reserve, table.id, &table.packing);
+                let build = BuildSession::new(&self.store, &mut working.reserve, table.id);
                 match table.index.work(&build, &table.root, rest) {
                     Ok(work) => break work,
                     Err(stop) => {
@@ -222,10 +221,9 @@ impl Engine {
             let built = &mut working.reserve.built;
             // Who holds the turn waits for no other thread.
             let handed =
-                if turn.is_some() { Ok(false) } else { self.write_behind.hand_over(table, built) };
-            let written = handed.and_then(|handed| {
-                if handed { Ok(()) } else { self.store.write_built(built, &table.packing) }
-            });
+                if turn.is_some() { Ok(false) } else { self.write_behind.hand_over(built) };
+            let written = handed
+                .and_then(|handed| if handed { Ok(()) } else { self.store.write_built(built) });
             if let Err(error) = written {
                 table.note_work(Some(&error));
                 if matches!(error, Error::NoSpace { .. }) && turn.is_none() {

@@ -5,22 +5,14 @@
 //! or eviction may write as well; pages given up meanwhile are passed over.
 
 use crate::background::PoisonOnPanic;
-use crate::catalog::TableState;
 use crate::engine::Engine;
 use crate::store::frame::FrameId;
-use esker_base::sync::{Arc, Condvar, Mutex, Ordering};
+use esker_base::sync::{Condvar, Mutex, Ordering};
 use esker_base::{Error, Result};
 use std::collections::VecDeque;
 
 /// Batches that wait: with more, the work waits, since it would fill memory with dirty pages.
 const BATCHES_MAX: usize = 4;
-
-/// Pages of one table, built one after the other.
-#[derive(Debug)]
-struct Batch {
-    table: Arc<TableState>,
-    frames: Vec<FrameId>,
-}
 
 /// Batches handed over, and what became of them.
 #[derive(Debug, Default)]
@@ -34,7 +26,8 @@ pub(crate) struct WriteBehind {
 
 #[derive(Debug, Default)]
 struct State {
-    batches: VecDeque<Batch>,
+    /// Each of pages of one table, built one after the other.
+    batches: VecDeque<Vec<FrameId>>,
     /// The first error since somebody asked.
     failed: Option<Error>,
     /// There is a thread that writes.
@@ -46,11 +39,7 @@ impl WriteBehind {
     ///
     /// # Errors
     /// What writing an earlier batch failed with. `frames` is left as it is.
-    pub(crate) fn hand_over(
-        &self,
-        table: &Arc<TableState>,
-        frames: &mut Vec<FrameId>,
-    ) -> Result<bool> {
+    pub(crate) fn hand_over(&self, frames: &mut Vec<FrameId>) -> Result<bool> {
         let mut state = self.state.lock();
         while state.is_running && state.failed.is_none() && state.batches.len() >= BATCHES_MAX {
             self.done.wait(&mut state);
@@ -61,8 +50,7 @@ impl WriteBehind {
         if !state.is_running {
             return Ok(false);
         }
-        let (table, frames) = (Arc::clone(table), std::mem::take(frames));
-        state.batches.push_back(Batch { table, frames });
+        state.batches.push_back(std::mem::take(frames));
         self.handed.notify_one();
         Ok(true)
     }
@@ -93,8 +81,7 @@ pub(crate) fn write_behind_thread(engine: &Engine) {
             behind.done.notify_all();
             batch
         };
-        let packing = &batch.table.packing;
-        if let Err(error) = engine.store.write_built(&mut batch.frames, packing) {
+        if let Err(error) = engine.store.write_built(&mut batch) {
             let mut state = behind.state.lock();
             state.failed.get_or_insert(error);
             behind.done.notify_all();

@@ -202,6 +202,10 @@ pub trait Pages {
 
 /// Write access, in the commit turn.
 pub trait TurnPages: Pages {
+    /// How many bytes of content a leaf that is filled in order should get: as [`BuildPages::leaf_bytes`].
+    fn leaf_bytes(&self) -> usize {
+        self.content_bytes()
+    }
     /// A leaf under its exclusive latch.
     type Write<'a>: PageWrite
     where

@@ -322,6 +322,8 @@ pub(crate) struct Store {
     pub(crate) versions: Versions,
     pub(crate) files: Files,
     pub(crate) counters: Counters,
+    /// How leaves compress.
+    pub(crate) packings: packing::Packings,
     // See the module's docs for their order.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) state: Mutex<State>,
@@ -371,6 +373,7 @@ impl Store {
             resident: Resident::new(),
             versions: Versions::new(),
             counters: Counters::default(),
+            packings: packing::Packings::default(),
             published: AtomicU64::new(published.0),
             dirtied: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),

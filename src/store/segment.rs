@@ -14,9 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const SEGMENT_PAGES_MIN: u64 = 128;
 /// Largest capacity of a segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// Images smaller than this do not straddle its multiples, if the hole stays within `HOLE_MAX`.
+/// Images up to this do not straddle its multiples, if the hole stays within `HOLE_MAX`.
 pub(crate) const PACK_BYTES: u64 = 4096;
 const HOLE_MAX: u64 = PACK_BYTES / 16;
+/// Images that nearly fill a block, one after the other, may leave a larger hole: then the first begins a block, and so do
+/// those that follow.
+const NEARLY_BYTES: u64 = PACK_BYTES - PACK_BYTES / 8;
+/// Larger holes take so much of all that is appended at most (1 / `HOLES`).
+const HOLES: u64 = 32;
 /// A stream's buffer is written when it holds this much.
 const BUFFER_BYTES: usize = 512 << 10;
 /// Segment files kept open.
@@ -186,6 +191,37 @@ struct OpenSegment {
 pub(crate) struct Stream {
     open: Option<OpenSegment>,
     buffer: Vec<u8>,
+    holes: Holes,
+}
+
+/// Where images begin, so that reading one brings few blocks.
+#[derive(Debug, Default)]
+struct Holes {
+    /// The last image nearly filled a block.
+    nearly: bool,
+    /// Bytes that larger holes may take now.
+    credit: u64,
+}
+
+impl Holes {
+    /// Bytes to leave out before an image of `bytes` that could begin at `at`: at most a block.
+    fn before(&mut self, at: u64, bytes: u64) -> u64 {
+        let hole = PACK_BYTES - at % PACK_BYTES;
+        let nearly = (NEARLY_BYTES..=PACK_BYTES).contains(&bytes);
+        let follows = std::mem::replace(&mut self.nearly, nearly) && nearly;
+        self.credit = (self.credit + bytes / HOLES).min(PACK_BYTES);
+        if bytes > PACK_BYTES || hole >= bytes {
+            return 0;
+        }
+        if hole <= HOLE_MAX {
+            return hole;
+        }
+        if !follows || hole > self.credit {
+            return 0;
+        }
+        self.credit -= hole;
+        hole
+    }
 }
 
 /// With less free space than so many segments of the usual capacity, new ones are of the smallest.
@@ -205,7 +241,7 @@ impl Stream {
         let bytes = image.len() as u64;
         let needs_new = match &self.open {
             None => true,
-            Some(open) => open.at + self.buffer.len() as u64 + HOLE_MAX + bytes > open.capacity,
+            Some(open) => open.at + self.buffer.len() as u64 + PACK_BYTES + bytes > open.capacity,
         };
         if needs_new {
             self.seal(segments)?;
@@ -217,7 +253,7 @@ impl Stream {
                 usual if free_bytes / ROOMY < usual => state.segments.capacity_min(),
                 usual => usual,
             };
-            let capacity = capacity.max(2 * (bytes + HOLE_MAX));
+            let capacity = capacity.max(2 * (bytes + PACK_BYTES));
             state.segments.next += 1;
             drop(state);
             let file = files.create(id)?;
@@ -228,11 +264,8 @@ impl Stream {
         // Each time: a checkpoint syncs and forgets, and the segment may go on after it.
         unsynced.insert(open.id);
         let at = open.at + self.buffer.len() as u64;
-        let hole = PACK_BYTES - at % PACK_BYTES;
-        if bytes <= PACK_BYTES && hole < bytes && hole <= HOLE_MAX {
-            let padded = self.buffer.len() + usize::try_from(hole).expect("hole is small");
-            self.buffer.resize(padded, 0);
-        }
+        let hole = usize::try_from(self.holes.before(at, bytes)).expect("a block at most");
+        self.buffer.resize(self.buffer.len() + hole, 0);
         let offset = open.at + self.buffer.len() as u64;
         self.buffer.extend_from_slice(image);
         Ok(Address {
@@ -321,6 +354,32 @@ mod tests {
         segments.remove(image);
         assert!(segments.removable(5).is_empty(), "freeze 5 may have written the reference");
         assert_eq!(segments.removable(6), [id]);
+    }
+
+    /// Images of nearly a block begin blocks, soon after others were between them, and holes stay few.
+    #[test]
+    fn images_that_fill_a_block_begin_one() {
+        let mut holes = Holes::default();
+        let (mut at, mut images, mut begin, mut straddle) = (0, 0, 0, 0);
+        for i in 0..10_000u64 {
+            let is_other = i % 100 == 0;
+            let bytes = if is_other { 700 + i % 5000 } else { 3900 + i % 130 };
+            at += holes.before(at, bytes);
+            begin += u64::from(at % PACK_BYTES == 0);
+            straddle += u64::from(!is_other && at % PACK_BYTES + bytes > PACK_BYTES);
+            at += bytes;
+            images += bytes;
+        }
+        assert!(begin > 9000 && straddle < 800, "{begin} begin a block, {straddle} straddle");
+        assert!(at - images < images / 16, "{} bytes of holes", at - images);
+        // Of images of all sizes hardly any is moved: the next one would straddle again.
+        let (mut at, mut images) = (0, 0);
+        for i in 0..10_000u64 {
+            let bytes = 2000 + i * 7919 % 3000;
+            at += holes.before(at, bytes) + bytes;
+            images += bytes;
+        }
+        assert!(at - images < images / 40, "{} bytes of holes", at - images);
     }
 
     #[test]

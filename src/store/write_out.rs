@@ -8,7 +8,6 @@
 use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
 use super::image::{Address, ImageHead, kind};
 use super::map::{Copies, NodeId};
-use super::packing::Packing;
 use super::versions::Version;
 use super::{State, Store, Writer, count};
 use esker_base::sync::{MutexGuard, Ordering};
@@ -90,7 +89,11 @@ impl Store {
         let words = self.frames.words(frame).iter().map(|w| ChildWord::without_hint(w.load()));
         writer.image.clear();
         let compress = self.options.compress;
+        let (is_leaf, table) = (head.kind == kind::INDEX && head.level == 0, head.table);
         writer.codec.encode(head, words, body, hole, compress, &mut writer.image);
+        if is_leaf {
+            self.packings.of(table).note(writer.codec.raw_bytes(), writer.image.len());
+        }
         number
     }
 
@@ -274,22 +277,15 @@ impl Store {
     }
 
     /// Writes pages that were built one after the other, in that order: whoever reads them in order later
-    /// reads long stretches. Those that were written or given up meanwhile are passed over. `packing` learns how
-    /// leaves compressed.
-    pub(crate) fn write_built(&self, built: &mut Vec<FrameId>, packing: &Packing) -> Result<()> {
+    /// reads long stretches. Those that were written or given up meanwhile are passed over.
+    pub(crate) fn write_built(&self, built: &mut Vec<FrameId>) -> Result<()> {
         let mut writer = self.lock_writer();
-        let mut leaves = (0, 0);
         for frame in built.drain(..) {
-            let is_leaf = self.frames.header(frame).level.load(Ordering::Relaxed) == 0;
-            if self.stage_or_abandon(&mut writer, Some(frame))? && is_leaf {
-                leaves.0 += writer.codec.raw_bytes();
-                leaves.1 += writer.image.len();
-            }
+            self.stage_or_abandon(&mut writer, Some(frame))?;
             if writer.fresh.is_full() {
                 self.flush(&mut writer)?;
             }
         }
-        packing.note(leaves.0, leaves.1);
         self.flush(&mut writer)
     }
 

@@ -67,9 +67,11 @@ pub(crate) fn append<'w>(
 }
 
 /// After a first cut at the end of a leaf: the writes that follow inside the old fences fill new leaves. All of these are
-/// made by one split, which costs a new branch, and not by one each.
+/// made by one split, which costs a new branch, and not by one each. A leaf gets as much as fits a page whatever its fences are, and
+/// about `aim_bytes` with the prefix that it will have.
 pub(crate) fn cut_further(
     content_bytes: usize,
+    aim_bytes: usize,
     writes: &dyn GroupWrites,
     rest: Range<usize>,
     cuts: &mut Vec<Cut>,
@@ -80,13 +82,22 @@ pub(crate) fn cut_further(
     // Whatever is behind the writes belongs to the last new leaf.
     let free_of = |low: &[u8]| content_bytes - HEADER_BYTES - low.len();
     let mut free = free_of(&cuts[0].1);
+    // Rows of the leaf in the making.
+    let mut rows = 0;
     let mut before: Option<GroupWrite<'_>> = None;
     for i in rest {
         let write = writes.get(i);
         let need = write.value.as_ref().map_or(0, |value| row_bytes(write.key, value));
         // The upper fence is still unknown: at most a key, and mostly short.
+        let is_enough = || {
+            // In order to end here the upper fence will be near this key.
+            let low = &cuts[cuts.len() - 1].1;
+            let prefix = low.iter().zip(write.key).take_while(|(low, key)| low == key).count();
+            let used = content_bytes - free + need;
+            aim_bytes < content_bytes && used.saturating_sub((rows + 1) * prefix) > aim_bytes
+        };
         if let Some(last) = before.as_ref()
-            && need + write.key.len() > free
+            && (need + write.key.len() > free || is_enough())
         {
             let pivot = pivot_between(last.key, write.key);
             let Some(left) = pivot_bytes_left.checked_sub(pivot.len() + ENTRY_BYTES_MAX) else {
@@ -96,10 +107,11 @@ pub(crate) fn cut_further(
                 return;
             }
             pivot_bytes_left = left;
-            free = free_of(pivot);
+            (free, rows) = (free_of(pivot), 0);
             cuts.push((at, pivot.to_vec()));
         }
         free = free.saturating_sub(need);
+        rows += 1;
         before = Some(write);
     }
 }
@@ -119,6 +131,50 @@ mod tests {
             self.0 ^= self.0 << 17;
             usize::try_from(self.0 % n as u64).unwrap()
         }
+    }
+
+    /// Writes of a size that is known.
+    struct All<'a>(&'a [GroupWrite<'a>]);
+
+    impl GroupWrites for All<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn get(&self, i: usize) -> GroupWrite<'_> {
+            GroupWrites::get(self.0, i)
+        }
+    }
+
+    /// Cuts leave about what was aimed at between them, in leaves with the prefix that their fences give them.
+    #[test]
+    fn leaves_of_a_sorted_load_get_what_was_aimed_at() {
+        let keys: Vec<_> = (0..4000).map(|i| format!("{:08}", i * 7).into_bytes()).collect();
+        let writes: Vec<_> = keys
+            .iter()
+            .map(|key| GroupWrite { key, value: Some(Value::Inline(&[7; 100])) })
+            .collect();
+        let leaves_of = |aim_bytes: usize| {
+            let mut cuts = vec![(0, keys[0].clone())];
+            cut_further(8128, aim_bytes, &All(&writes), 0..writes.len(), &mut cuts);
+            let pairs = cuts.windows(2).map(|pair| {
+                let (low, high) = (&pair[0].1, &pair[1].1);
+                let mut body = vec![0; 8128];
+                leaf::init(&mut body, low, Some(high));
+                let inside = writes.iter().filter(|w| w.key >= &low[..] && w.key < &high[..]);
+                let inside: Vec<_> = inside.collect();
+                append(&mut body, inside.len(), &|i| GroupWrite {
+                    key: inside[i].key,
+                    value: Some(Value::Inline(&[7; 100])),
+                });
+                Leaf::new(&body).used_bytes()
+            });
+            pairs.collect::<Vec<_>>()
+        };
+        let aimed = leaves_of(6000);
+        assert!(aimed.len() > 20, "{}", aimed.len());
+        assert!(aimed.iter().all(|used| (5850..=6000).contains(used)), "{aimed:?}");
+        let full = leaves_of(8128);
+        assert!(full.iter().all(|used| (7100..=8128).contains(used)), "{full:?}");
     }
 
     /// Appending a group gives the rows that inserting one after the other gives, whatever lies in the leaf before.

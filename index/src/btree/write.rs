@@ -152,7 +152,7 @@ pub fn prepare_group<'a, P: TurnPages>(
     loop {
         let page = latch_leaf(pages, root, first.key)?;
         let leaf = Leaf::new(page.body());
-        let fit = Fit::of(leaf, writes);
+        let fit = Fit::of(leaf, writes, pages.content_bytes() - pages.leaf_bytes());
         if fit.fitting == fit.inside {
             return Ok(Group { leaf: page, len: fit.inside, deleted: false });
         }
@@ -170,6 +170,7 @@ pub fn prepare_group<'a, P: TurnPages>(
                 if cut == leaf.len() {
                     append::cut_further(
                         pages.content_bytes(),
+                        pages.leaf_bytes(),
                         writes,
                         fit.fitting..fit.inside,
                         &mut cuts,
@@ -205,7 +206,8 @@ struct Fit {
 }
 
 impl Fit {
-    fn of(leaf: Leaf<'_>, writes: &dyn GroupWrites) -> Self {
+    /// `spare_bytes`: what a leaf that is filled in order should leave free.
+    fn of(leaf: Leaf<'_>, writes: &dyn GroupWrites, spare_bytes: usize) -> Self {
         let high = leaf.high();
         let mut free = leaf.free_bytes();
         let (mut inside, mut fitting) = (0, 0);
@@ -224,6 +226,9 @@ impl Fit {
                     }
                     let at = leaf.search(write.key);
                     is_at_end = at == Err(leaf.len());
+                    if is_at_end && leaf.is_ascending(leaf.len()) {
+                        free = free.saturating_sub(spare_bytes);
+                    }
                     leaf.growth_bytes(at, write.key, value)
                 });
                 if let Some(rest) = free.checked_sub(growth) {

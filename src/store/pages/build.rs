@@ -4,7 +4,6 @@
 use super::{Read, Session};
 use crate::store::frame::{DIRTY, FrameId};
 use crate::store::image::kind;
-use crate::store::packing::Packing;
 use crate::store::{Store, count};
 use esker_base::sync::Ordering;
 use esker_base::{PageId, TableId};
@@ -31,15 +30,9 @@ pub(crate) struct BuildSession<'s> {
 }
 
 impl<'s> BuildSession<'s> {
-    /// `packing`: how the table's leaves compress.
-    pub(crate) fn new(
-        store: &'s Store,
-        reserve: &'s mut BuildReserve,
-        table: TableId,
-        packing: &Packing,
-    ) -> Self {
+    pub(crate) fn new(store: &'s Store, reserve: &'s mut BuildReserve, table: TableId) -> Self {
         let session = Session::new(store);
-        let leaf_bytes = packing.leaf_bytes(session.content_bytes());
+        let leaf_bytes = store.packings.of(table).leaf_bytes(session.content_bytes());
         Self { session, reserve: RefCell::new(reserve), table, leaf_bytes }
     }
 }

@@ -309,6 +309,14 @@ impl Drop for New<'_, '_> {
 }
 
 impl<'s> TurnPages for TurnSession<'s> {
+    /// While all pages have frames, nothing is read, and full leaves need fewer of them.
+    fn leaf_bytes(&self) -> usize {
+        let (store, content_bytes) = (self.session.store, self.session.content_bytes());
+        match store.counters.evictions.load(Ordering::Relaxed) {
+            0 => content_bytes,
+            _ => store.packings.of(self.table.get()).leaf_bytes(content_bytes),
+        }
+    }
     type Write<'a>
         = Write<'a, 's>
     where
