@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Flags without a value.
-const SWITCHES: &[&str] = &["--big", "--keep", "--topup", "--preload", "--resume", "--spread", "--control"];
+const SWITCHES: &[&str] =
+    &["--big", "--keep", "--topup", "--preload", "--resume", "--spread", "--control"];
 
 /// Flags and plain words, taken one by one; what nobody took is an error.
 pub struct Args {

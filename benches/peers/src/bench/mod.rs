@@ -154,6 +154,8 @@ pub struct Bench {
     ack: Option<&'static AtomicU64>,
     /// Writes per commit where workloads are grouped.
     group: usize,
+    /// Runs of mixes so far: none draws the keys that another drew.
+    mixes: AtomicU64,
     pub wrong: u64,
 }
 
@@ -171,6 +173,7 @@ impl Bench {
             store: None,
             ack,
             group: if settings.group > 0 { settings.group } else { natural },
+            mixes: AtomicU64::new(0),
             wrong: 0,
             settings,
         })
