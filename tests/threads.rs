@@ -11,7 +11,7 @@ use esker_io::Disk;
 use esker_io::mem::MemDisk;
 use esker_io::sim::{CrashKind, SimDisk};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -212,6 +212,55 @@ fn threads_do_not_disturb_each_other() {
 fn nor_where_they_do_the_background_work_themselves() {
     for kinds in KINDS {
         run(Arc::new(SimDisk::new(1)), 4, 1000, kinds);
+    }
+}
+
+/// Gets of absent keys teach what is absent, while rows are put one by one, and everything is deleted now and then.
+#[test]
+fn what_was_put_is_found_whoever_looks_for_absent_keys() {
+    const ROUNDS: u32 = 60;
+    const ROWS: u32 = 400;
+    let key = |round: u32, n: u32| [round.to_be_bytes(), n.to_be_bytes()].concat();
+    for kind in [Index::Hash, Index::Fractal] {
+        let options = options().memory_bytes(2 << 20);
+        let db = options.open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        // Rows that are there: all of this round before this one.
+        let there = AtomicU64::new(0);
+        let found = std::thread::scope(|scope| {
+            let readers = [1, 2].map(|seed| {
+                let (table, there) = (&table, &there);
+                scope.spawn(move || {
+                    let (mut rng, mut found) = (Rng::new(seed), 0);
+                    loop {
+                        let before = there.load(Ordering::Acquire);
+                        let (round, rows) = ((before >> 32) as u32, before as u32);
+                        if round == ROUNDS {
+                            return found;
+                        }
+                        let n = rng.below(u64::from(ROWS)) as u32;
+                        assert_eq!(table.get(key(u32::MAX, n)).unwrap(), None);
+                        let got = table.get(key(round, n)).unwrap();
+                        let after = (there.load(Ordering::Acquire) >> 32) as u32;
+                        if n < rows && after == round {
+                            assert!(got.is_some(), "row {n} of round {round}, {rows} rows");
+                            found += 1;
+                        }
+                    }
+                })
+            });
+            for round in 0..ROUNDS {
+                there.store(u64::from(round) << 32, Ordering::Release);
+                for n in 0..ROWS {
+                    table.put(key(round, n), [7; 50]).unwrap();
+                    there.fetch_add(1, Ordering::Release);
+                }
+                there.store(u64::from(round + 1) << 32, Ordering::Release);
+                table.clear().unwrap();
+            }
+            readers.map(|reader| reader.join().unwrap())
+        });
+        assert!(found.iter().sum::<u32>() > 0, "nobody read while rows came");
     }
 }
 

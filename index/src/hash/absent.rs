@@ -31,33 +31,53 @@ const WORDS_MIN: usize = 4;
 const OVERHEAD_BYTES: usize = 64;
 const SHARDS: usize = 16;
 
-/// Memory that the filters of all hash tables of a database, and their guesses of frames, may take.
+/// Memory that the filters of all hash tables of a database, their lines and their guesses of frames, may take.
 #[derive(Debug)]
 pub struct FilterMemory {
     bytes_max: usize,
     /// Tables that have filters: each gets an equal share.
     tables: AtomicUsize,
     /// What guesses of frames take: an eighth at most.
-    taken_bytes: AtomicUsize,
+    guesses_bytes: AtomicUsize,
+    /// What lines take: a quarter at most.
+    lines_bytes: AtomicUsize,
 }
 
 impl FilterMemory {
     /// So many bytes in all.
     pub const fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, tables: AtomicUsize::new(0), taken_bytes: AtomicUsize::new(0) }
+        Self {
+            bytes_max,
+            tables: AtomicUsize::new(0),
+            guesses_bytes: AtomicUsize::new(0),
+            lines_bytes: AtomicUsize::new(0),
+        }
     }
     fn shard_bytes_max(&self) -> usize {
-        let bytes = self.bytes_max - self.taken_bytes.load(Ordering::Relaxed);
+        let guesses_bytes = self.guesses_bytes.load(Ordering::Relaxed);
+        let bytes = self.bytes_max - guesses_bytes - self.lines_bytes.load(Ordering::Relaxed);
         bytes / self.tables.load(Ordering::Relaxed).max(1) / SHARDS
     }
-    /// Takes bytes for something else than filters, if there are so many.
-    pub(crate) fn take(&self, bytes: usize) -> bool {
-        let take = |taken| Some(taken + bytes).filter(|taken| *taken <= self.bytes_max / 8);
-        self.taken_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    /// Takes bytes for guesses, if there are so many.
+    pub(crate) fn take_for_guesses(&self, bytes: usize) -> bool {
+        take(&self.guesses_bytes, bytes, self.bytes_max / 8)
     }
-    pub(crate) fn give_back(&self, bytes: usize) {
-        self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) fn give_back_guesses(&self, bytes: usize) {
+        self.guesses_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
+    /// Takes bytes for lines, if there are so many.
+    pub(crate) fn take_for_lines(&self, bytes: usize) -> bool {
+        take(&self.lines_bytes, bytes, self.bytes_max / 4)
+    }
+    pub(crate) fn give_back_lines(&self, bytes: usize) {
+        self.lines_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Adds bytes to what was taken, unless it would become more than `bytes_max`.
+fn take(taken: &AtomicUsize, bytes: usize, bytes_max: usize) -> bool {
+    let add = |taken| Some(taken + bytes).filter(|taken| *taken <= bytes_max);
+    taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
 }
 
 #[derive(Debug)]

@@ -74,7 +74,8 @@ impl Guesses {
         }
         let directory = next.get_or_init(|| {
             let frames = 1 << (BITS_MIN + count);
-            let frames = if self.memory.take(size_of::<u32>() * frames) { frames } else { 0 };
+            let frames =
+                if self.memory.take_for_guesses(size_of::<u32>() * frames) { frames } else { 0 };
             (0..frames).map(|_| AtomicU32::new(ChildWord::NO_HINT)).collect()
         });
         if !directory.is_empty() {
@@ -90,7 +91,7 @@ impl Guesses {
 
 impl Drop for Guesses {
     fn drop(&mut self) {
-        self.memory.give_back(self.bytes());
+        self.memory.give_back_guesses(self.bytes());
     }
 }
 

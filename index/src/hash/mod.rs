@@ -21,6 +21,7 @@
 //! | `read` | following bits down |
 //! | `guess` | which frame a bucket is in |
 //! | `absent` | what is known of buckets that are not in memory |
+//! | `lines` | which keys have no row, without a look at any bucket |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
 //! | `split`, `divide`, `merge`, `range` | changes over several pages |
 //! | `cursor` | bucket by bucket |
@@ -52,6 +53,7 @@ mod divide;
 mod gaps;
 mod guess;
 mod layout;
+mod lines;
 mod merge;
 mod range;
 mod read;
@@ -68,12 +70,13 @@ pub use range::Everything;
 pub use write::{Group, Prepared};
 
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
-use crate::pages::{ChildWord, PageRead, Pages, Step, TurnPages, View};
+use crate::pages::{ChildWord, PageRead, PageWrite, Pages, Step, TurnPages, View};
 use absent::Filters;
 use bucket::{Bucket, mark_of};
 use esker_base::sync::Arc;
 use esker_base::{CommitNo, PageId};
 use guess::Guesses;
+use lines::Lines;
 use read::Seen;
 use std::ops::Range;
 use way::ToKey;
@@ -114,6 +117,7 @@ pub struct Hash {
     hasher: Hasher,
     filters: Filters,
     guesses: Guesses,
+    lines: Lines,
 }
 
 impl Default for Hash {
@@ -144,7 +148,14 @@ impl Hash {
             mask: u64::MAX,
         };
         let guesses = Guesses::new(Arc::clone(&memory));
-        Self { hasher, filters: Filters::new(memory), guesses }
+        let lines = Lines::new(Arc::clone(&memory));
+        Self { hasher, filters: Filters::new(memory), guesses, lines }
+    }
+
+    /// A row whose key has this hash is about to be put into a bucket that is latched.
+    fn will_put<W: PageWrite>(&self, page: &mut W, first: u64) {
+        self.filters.will_put(page, mark_of(first));
+        self.lines.will_put(first);
     }
 
     /// The table is gone: gives its share of the memory for filters to others.
@@ -207,12 +218,16 @@ impl Kind for Hash {
     ) -> Step<T> {
         let first = self.hasher.hash(key, 0);
         let mark = mark_of(first);
+        let holds = |since: &CommitNo| match view {
+            View::Current => true,
+            View::Cut(cut) => *since <= cut,
+        };
+        let start = self.lines.now();
+        if let Some(since) = self.lines.absent_since(first).filter(holds) {
+            return Ok(f(None, since));
+        }
         let absent_since = |page| {
-            let since = self.filters.absent_since(page, mark);
-            let since = since.filter(|since| match view {
-                View::Current => true,
-                View::Cut(cut) => *since <= cut,
-            });
+            let since = self.filters.absent_since(page, mark).filter(holds);
             if since.is_none() {
                 self.filters.want(page);
             }
@@ -228,7 +243,11 @@ impl Kind for Hash {
             let ask = |record| page.prefetch(record);
             let found = bucket.find_asking(mark, key, ask);
             if view == View::Current {
-                self.filters.was_read(page.id(), bucket, page.changed_at(), found.is_some());
+                let at = page.changed_at();
+                self.filters.was_read(page.id(), bucket, at, found.is_some());
+                if found.is_none() {
+                    self.lines.was_absent(start, (self.hasher, first), (bucket, at));
+                }
             }
             let value = found.map(|i| bucket.row(i).1);
             f(value, page.changed_at())
@@ -303,7 +322,7 @@ impl Kind for Hash {
         high: Option<&'a [u8]>,
     ) -> Step<Everything<'a, P>> {
         assert!(low.is_empty() && high.is_none(), "a table without order has no ranges");
-        range::prepare(&self.filters, pages, root)
+        range::prepare(self, pages, root)
     }
 
     fn tidy<P: TurnPages>(&self, pages: &P, root: &ChildWord, key: &[u8]) -> Step<bool> {

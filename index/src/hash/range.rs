@@ -1,6 +1,6 @@
 //! Deleting everything: the only range of a table without order.
 
-use super::absent::Filters;
+use super::Hash;
 use super::branch::Locals;
 use super::bucket::{self, Bucket};
 use super::read::Path;
@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 /// A delete of everything, ready to be carried out. Dropping it changes nothing.
 pub struct Everything<'a, P: TurnPages + 'a> {
-    filters: &'a Filters,
+    table: &'a Hash,
     pages: &'a P,
     what: What<'a, P>,
 }
@@ -31,7 +31,7 @@ impl<P: TurnPages> std::fmt::Debug for Everything<'_, P> {
 
 /// Makes ready to delete all rows.
 pub(crate) fn prepare<'a, P: TurnPages>(
-    filters: &'a Filters,
+    table: &'a Hash,
     pages: &'a P,
     root: &ChildWord,
 ) -> Step<Everything<'a, P>> {
@@ -39,7 +39,7 @@ pub(crate) fn prepare<'a, P: TurnPages>(
     let along = Along::new(&[], pages.content_bytes(), &trail);
     let path = Path::down(pages, root, View::Current, along)?;
     let Some((top, _)) = path.nodes.first() else {
-        return Ok(Everything { filters, pages, what: What::Bucket(pages.write(root)?) });
+        return Ok(Everything { table, pages, what: What::Bucket(pages.write(root)?) });
     };
     let mut new = pages.replace(top.id(), 0, 0)?;
     bucket::init(new.body_mut(), Place::ROOT);
@@ -49,12 +49,12 @@ pub(crate) fn prepare<'a, P: TurnPages>(
         (top.words()[slot].load(), level)
     };
     let trees = locals.children_from(0).map(tree).collect();
-    Ok(Everything { filters, pages, what: What::Trees(new, trees) })
+    Ok(Everything { table, pages, what: What::Trees(new, trees) })
 }
 
 impl<P: TurnPages> PreparedRange for Everything<'_, P> {
     fn apply(self, replaced: &mut dyn FnMut(Handle)) -> i64 {
-        self.filters.forget_all();
+        self.table.filters.forget_all();
         match self.what {
             What::Bucket(mut page) => {
                 let rows = Bucket::new(page.body()).len();
@@ -66,6 +66,7 @@ impl<P: TurnPages> PreparedRange for Everything<'_, P> {
             }
             What::Trees(new, trees) => {
                 self.pages.publish(new);
+                self.table.lines.was_cleared();
                 for (word, level) in trees {
                     self.pages.free_tree(word, level);
                 }

@@ -1,6 +1,5 @@
 //! Writes in the commit turn: first everything that may stop, then the change, which cannot.
 
-use super::absent::Filters;
 use super::branch::bits_of;
 use super::bucket::{self, Bucket, Growth, mark_of};
 use super::read::{Path, branch_at, check_level, corrupt};
@@ -47,10 +46,10 @@ fn latch<'a, P: TurnPages>(
 
 /// A key's bucket, latched, with room for the write it was prepared for. Dropping it changes nothing.
 pub struct Prepared<'a, P: TurnPages + 'a> {
-    filters: &'a Filters,
+    table: &'a Hash,
     bucket: P::Write<'a>,
     key: &'a [u8],
-    mark: u16,
+    first: u64,
     at: Option<usize>,
     deleted: bool,
 }
@@ -81,14 +80,7 @@ pub(crate) fn prepare<'a, P: TurnPages>(
             growth.put(bucket, at, key, value);
         }
         if bucket.has_room(growth) {
-            return Ok(Prepared {
-                filters: &table.filters,
-                bucket: page,
-                key,
-                mark,
-                at,
-                deleted: false,
-            });
+            return Ok(Prepared { table, bucket: page, key, first, at, deleted: false });
         }
         split(table, pages, root, page, key)?;
     }
@@ -102,15 +94,16 @@ impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
         }
     }
     fn put(&mut self, value: Value<'_>) -> i64 {
+        let mark = mark_of(self.first);
         if self.at.is_none() {
-            self.filters.will_put(&mut self.bucket, self.mark);
+            self.table.will_put(&mut self.bucket, self.first);
         }
         let body = self.bucket.body_mut();
         if let Some(i) = self.at {
             self.at = Some(bucket::replace(body, i, self.key, &value));
             return 0;
         }
-        self.at = Some(bucket::insert(body, self.mark, self.key, &value));
+        self.at = Some(bucket::insert(body, mark, self.key, &value));
         1
     }
     fn delete(&mut self) -> i64 {
@@ -261,7 +254,8 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
                 None | Some(0) => &mut self.bucket,
                 Some(other) => &mut self.others[other - 1],
             };
-            let mark = mark_of(self.table.hasher.hash(key, 0));
+            let first = self.table.hasher.hash(key, 0);
+            let mark = mark_of(first);
             let bucket = Bucket::new(page.body());
             let at = bucket.find(mark, key);
             if let Some(i) = at
@@ -274,7 +268,7 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
                     bucket::replace(page.body_mut(), i, key, &value);
                 }
                 (None, Some(value)) => {
-                    self.table.filters.will_put(page, mark);
+                    self.table.will_put(page, first);
                     bucket::insert(page.body_mut(), mark, key, &value);
                     rows += 1;
                 }

@@ -83,6 +83,7 @@ impl Bench {
         let memory = if seed.is_multiple_of(2) { 1 << 20 } else { 1 << 14 };
         let memory = Arc::new(FilterMemory::new(memory));
         hash.guesses = Guesses::new(Arc::clone(&memory));
+        hash.lines = Lines::new(Arc::clone(&memory));
         hash.filters = Filters::new(memory);
         let hash = Rc::new(hash);
         let mock = Mock::new(content_bytes);
