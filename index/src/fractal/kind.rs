@@ -7,6 +7,7 @@ use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange,
 use crate::btree;
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Lead, Look, Value, Work};
 use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, TurnPages, View};
+use crate::run::filter::key_hash;
 use crate::run::{FILTER_BLOCK_LEVEL, FILTER_ROOT_LEVEL, check_filter_page, filter_hole};
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, PageId};
@@ -57,7 +58,7 @@ impl Kind for Fractal {
     }
 
     fn create<P: TurnPages>(&self, pages: &P) -> Step<PageId> {
-        write::create(pages)
+        write::create(&self.recent, pages)
     }
 
     fn get<P: Pages, T>(
@@ -68,7 +69,7 @@ impl Kind for Fractal {
         key: &[u8],
         f: impl FnOnce(Option<Value<'_>>, CommitNo) -> T,
     ) -> Step<T> {
-        Search::new(view, key, f).run(pages, root, false)
+        Search::new(self, view, key, f).run(pages, root, false)
     }
     fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], look: Look) -> Step<()> {
         if look == Look::Existing {
@@ -77,10 +78,10 @@ impl Kind for Fractal {
             });
         }
         let page = read_node(pages, root, View::Current)?;
-        match page.words().first() {
-            Some(tree) => btree::warm(pages, tree, key),
-            None => Ok(()),
-        }
+        let Some(tree) = page.words().first() else { return Ok(()) };
+        // The line that the write will touch.
+        std::hint::black_box(self.recent.is_lacking(tree.page(), key_hash(key)));
+        btree::warm(pages, tree, key)
     }
     fn page_of<P: Pages>(
         &self,

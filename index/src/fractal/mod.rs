@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `node` | bytes of a trunk node |
 //! | `read` | following a key down |
+//! | `recent` | which keys the memtable lacks |
 //! | `write` | the memtable, and how it becomes a run |
 //! | `scan` | rows of a range, merged from all runs |
 //! | `gap` | tombstones that scans step over become ranges |
@@ -56,6 +57,7 @@ pub(crate) mod node;
 mod optimize;
 mod plan;
 mod read;
+mod recent;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -70,6 +72,7 @@ use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use gap::Gaps;
 use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, NodeParts, RUN_COST_BYTES};
 use optimize::Wishes;
+use recent::Recent;
 use work::Job;
 
 /// Sizes of a fractal tree.
@@ -142,6 +145,7 @@ pub struct Fractal {
     /// A large value was put into the memtable, or may have been before this start.
     has_large: AtomicBool,
     gaps: Arc<Gaps>,
+    recent: Recent,
     /// Rows that closed gaps have taken off the count twice.
     rows_owed: AtomicU64,
     wishes: Mutex<Wishes>,
@@ -162,6 +166,7 @@ impl Fractal {
             quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
             gaps: Arc::default(),
+            recent: Recent::new(config.memtable_bytes),
             rows_owed: AtomicU64::new(0),
             wishes: Mutex::default(),
             job: Mutex::new(Job::default()),

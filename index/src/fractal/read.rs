@@ -1,6 +1,8 @@
 //! Following a key down: through the memtable, and the runs of each node on the way.
 
+use super::Fractal;
 use super::node::{LEVEL_UNKNOWN, NODE_LEVEL, NODE_LEVEL_MAX, Node};
+use super::recent::Recent;
 use crate::btree::branch::Route;
 use crate::btree::leaf::Leaf;
 use crate::btree::read::{Above, all_current, visit_below};
@@ -19,6 +21,7 @@ enum Seen<T> {
 
 /// One search. `f` is called once, by the first tree that has something to say, or at the end.
 pub(crate) struct Search<'k, F> {
+    recent: &'k Recent,
     pub(crate) view: View,
     pub(crate) key: &'k [u8],
     hash: Cell<Option<u64>>,
@@ -52,8 +55,9 @@ pub(crate) fn read_below<'a, P: Pages>(
 }
 
 impl<'k, F> Search<'k, F> {
-    pub(crate) fn new(view: View, key: &'k [u8], f: F) -> Self {
+    pub(crate) fn new(fractal: &'k Fractal, view: View, key: &'k [u8], f: F) -> Self {
         Self {
+            recent: &fractal.recent,
             view,
             key,
             hash: Cell::new(None),
@@ -150,7 +154,12 @@ impl<'k, F> Search<'k, F> {
         F: FnOnce(Option<Value<'_>>, CommitNo) -> T,
     {
         let [tree, ranges, ..] = here.page.words() else { unreachable!("checked") };
-        if !skip_tree {
+        if skip_tree {
+            // It is known.
+        } else if self.view == View::Current && self.recent.is_lacking(tree.page(), self.hash()) {
+            // It has lacked the key since this root was made, or longer.
+            self.note(here.page.changed_at());
+        } else {
             let seen = visit_below(
                 pages,
                 tree,

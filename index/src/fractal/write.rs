@@ -3,12 +3,14 @@
 use super::Fractal;
 use super::node::{LEVEL_UNKNOWN, NodeParts, NodeRun, RUN_COST_BYTES};
 use super::read::{Search, read_node};
+use super::recent::Recent;
 use crate::btree::{self, leaf};
 use crate::kind::{
     Existing, GroupWrite, GroupWrites, Handle, Look, PreparedGroup, PreparedRange, PreparedWrite,
     Value, max_key_bytes,
 };
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
+use crate::run::filter::key_hash;
 use crate::run::{RunRef, edit_leaf};
 use esker_base::PageId;
 use esker_base::sync::Ordering;
@@ -20,9 +22,10 @@ pub(crate) const ROW_BYTES: usize = 14;
 const RANGE_BYTES: usize = 64;
 
 /// Makes an empty table.
-pub(crate) fn create<P: TurnPages>(pages: &P) -> Step<PageId> {
+pub(crate) fn create<P: TurnPages>(recent: &Recent, pages: &P) -> Step<PageId> {
     let mut memtable = pages.create(0, 0)?;
     leaf::init(memtable.body_mut(), b"", None);
+    let tree = memtable.id();
     let parts = NodeParts {
         memtable: Some((ChildWord::pack(memtable.id(), ChildWord::NO_HINT), 0)),
         ..NodeParts::default()
@@ -32,6 +35,7 @@ pub(crate) fn create<P: TurnPages>(pages: &P) -> Step<PageId> {
     let id = root.id();
     pages.publish(memtable);
     pages.publish(root);
+    recent.cover(tree);
     Ok(id)
 }
 
@@ -85,11 +89,13 @@ impl Fractal {
         parts.runs.insert(0, NodeRun { run, frozen: true });
         let mut memtable = pages.create(0, 0)?;
         leaf::init(memtable.body_mut(), b"", None);
+        let tree = memtable.id();
         parts.memtable = Some((ChildWord::pack(memtable.id(), ChildWord::NO_HINT), 0));
         let mut new = pages.replace(page.id(), parts.level(), parts.words())?;
         parts.write(new.parts_mut());
         pages.publish(memtable);
         pages.publish(new);
+        self.recent.cover(tree);
         self.filled_bytes.store(0, Ordering::Relaxed);
         self.memtable_tombstones.store(0, Ordering::Relaxed);
         self.has_large.store(false, Ordering::Relaxed);
@@ -110,18 +116,19 @@ impl Fractal {
         let inner = btree::prepare(pages, &tree, key, Some(new.unwrap_or(&Value::Tombstone)))?;
         let below = match (look, inner.row()) {
             (Look::Existing, None) => {
-                let search = Search::new(View::Current, key, |value: Option<Value<'_>>, _| {
-                    Below::Known(value.map(|value| match value {
-                        Value::Inline(value) => OwnedValue::Inline(value.to_vec()),
-                        Value::Overflow(handle) => OwnedValue::Overflow(handle),
-                        Value::Tombstone => unreachable!("searches do not show them"),
-                    }))
-                });
+                let search =
+                    Search::new(self, View::Current, key, |value: Option<Value<'_>>, _| {
+                        Below::Known(value.map(|value| match value {
+                            Value::Inline(value) => OwnedValue::Inline(value.to_vec()),
+                            Value::Overflow(handle) => OwnedValue::Overflow(handle),
+                            Value::Tombstone => unreachable!("searches do not show them"),
+                        }))
+                    });
                 search.run(pages, root, true)?
             }
             _ => Below::Unknown,
         };
-        Ok(FractalPrepared { fractal: self, inner, key_bytes: key.len(), below })
+        Ok(FractalPrepared { fractal: self, inner, key, below })
     }
 
     pub(crate) fn prepare_writes<'a, P: TurnPages>(
@@ -215,7 +222,7 @@ enum OwnedValue {
 pub struct FractalPrepared<'a, P: TurnPages + 'a> {
     fractal: &'a Fractal,
     inner: btree::Prepared<'a, P>,
-    key_bytes: usize,
+    key: &'a [u8],
     below: Below,
 }
 
@@ -242,13 +249,16 @@ impl<P: TurnPages> FractalPrepared<'_, P> {
             value => Self::weight(Some(value)),
         };
         if before == 0 {
-            self.fractal.fill(self.key_bytes + value.stored_bytes() + ROW_BYTES);
+            self.fractal.fill(self.key.len() + value.stored_bytes() + ROW_BYTES);
         }
         if value == Value::Tombstone && before >= 0 {
             self.fractal.memtable_tombstones.fetch_add(1, Ordering::Relaxed);
         }
         if matches!(value, Value::Overflow(_)) {
             self.fractal.has_large.store(true, Ordering::Relaxed);
+        }
+        if self.inner.row().is_none() {
+            self.fractal.recent.will_put(key_hash(self.key));
         }
         self.inner.put(value);
         after - before + self.fractal.take_owed()
@@ -322,6 +332,7 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
         let (mut bytes, mut deletes) = (0, 0);
         for i in 0..self.inner.len() {
             let GroupWrite { key, value } = writes.get(i);
+            self.fractal.recent.will_put(key_hash(key));
             bytes += key.len() + value.map_or(0, |value| value.stored_bytes()) + ROW_BYTES;
             deletes += i64::from(value.is_none());
             if let Some(Value::Overflow(_)) = value {
