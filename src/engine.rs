@@ -13,7 +13,8 @@ use crate::turn::Turn;
 use crate::work::Working;
 use crate::write_behind::WriteBehind;
 use esker_base::sync::{
-    Arc, AtomicBool, AtomicU64, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock, Striped,
+    Arc, AtomicBool, AtomicU64, AtomicUsize, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock,
+    Striped,
 };
 use esker_base::{CommitNo, Error, Lsn, PageId, Result};
 use esker_index::pages::{Step, Stop, View};
@@ -72,6 +73,8 @@ pub(crate) struct Engine {
     pub(crate) log_wake: Wake,
     /// A group commit lately found leaves that were not in memory.
     pub(crate) is_missing_seen: AtomicBool,
+    /// Pages that group commits needed of late, at most, for a number of rows.
+    pub(crate) pages_of_rows: AtomicUsize,
     pub(crate) work_wake: Wake,
     /// For background work, and for scans.
     pub(crate) read_ahead: ReadAhead,
@@ -217,6 +220,7 @@ impl Engine {
             wake: Wake::default(),
             log_wake: Wake::default(),
             is_missing_seen: AtomicBool::new(true),
+            pages_of_rows: AtomicUsize::new(0),
             work_wake: Wake::default(),
             read_ahead: ReadAhead::default(),
             scan_ahead: ReadAhead::default(),

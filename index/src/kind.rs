@@ -378,6 +378,12 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
             std::hint::black_box(value.is_some());
         })
     }
+    /// Asks for the lines that a write to `key` will touch, if the index can guess without a way down in which frame they
+    /// are. False if it never can.
+    #[inline]
+    fn ask_ahead<P: Pages>(&self, _pages: &P, _key: &[u8]) -> bool {
+        false
+    }
     /// The page that a get of `key`, or a write to it, is going to need and that may not be in memory, without bringing
     /// it in. The default is what a get is missing first.
     ///

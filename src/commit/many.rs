@@ -13,12 +13,16 @@ use esker_base::sync::{MutexGuard, Ordering};
 use esker_base::{CommitNo, Error, Lsn, PageId, Result};
 use esker_index::kind::{GroupWrite, GroupWrites, Look, PreparedGroup, Value};
 use esker_index::pages::{Step, Stop, View};
+use std::ops::Range;
 
 /// Leaves that one commit has made sparse and that are looked at again after it.
 const SPARSE_MAX: usize = 64;
 
 /// Leaves that are asked for together.
 const READ_AHEAD: usize = 32;
+
+/// Rows for which [`Engine::pages_of_rows`] counts pages.
+const LATELY_ROWS: usize = 1 << 12;
 
 /// Latched groups of one commit; more than this are applied one after the other, the turn held.
 fn groups_max(frames: u32) -> usize {
@@ -99,6 +103,10 @@ impl Engine {
         let mut from = 0;
         while from < set.len() {
             let end = set.table_end(from);
+            if !is_missing_seen && self.ask_ahead(set, from..end)? {
+                from = end;
+                continue;
+            }
             let first = self.warm_one(&mut warming, from)?;
             if end - from > 1 {
                 let last = self.warm_one(&mut warming, end - 1)?;
@@ -111,6 +119,14 @@ impl Engine {
             self.is_missing_seen.store(false, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Asks for the lines that points of one table will touch, without a way down for each. False if its index cannot.
+    fn ask_ahead(&self, set: &WriteSet, points: Range<usize>) -> Result<bool> {
+        let table = &set.tables[set.get(points.start).table as usize];
+        self.read(View::Current, |session| {
+            Ok(points.clone().all(|i| table.index.ask_ahead(session, set.get(i).key)))
+        })
     }
 
     /// As [`Self::warm_all`] for what lies between two points of a table, given with their leaves. By halves: sorted rows
@@ -153,11 +169,23 @@ impl Engine {
         Ok(leaf)
     }
 
-    /// Pages that rows of so many bytes fill if all are new: without them the turn would stop half way.
-    fn pages_of_rows(&self, bytes: usize) -> usize {
+    /// Pages that a commit will make or keep versions of, about: without them the turn would stop half way, and begin again.
+    /// As many as its rows fill if all are new, or as the commits before needed for as many rows.
+    fn pages_wanted(&self, set: &WriteSet, bytes: usize) -> usize {
         const FEW: usize = 4;
-        let pages = bytes / self.store.frames.content_bytes() * 9 / 8 + FEW;
-        pages.min(groups_max(self.store.frames.count()) / 4)
+        let filled = bytes / self.store.frames.content_bytes() * 9 / 8 + FEW;
+        let lately = self.pages_of_rows.load(Ordering::Relaxed) * set.len() / LATELY_ROWS;
+        filled.max(lately * 5 / 4).min(groups_max(self.store.frames.count()) / 4)
+    }
+    /// Notes how many pages a commit of so many rows needed: the most of late. A few rows say little of many.
+    fn note_pages(&self, pages: usize, rows: usize) {
+        const ROWS_MIN: usize = 64;
+        if rows < ROWS_MIN {
+            return;
+        }
+        let lately = self.pages_of_rows.load(Ordering::Relaxed);
+        let now = pages * LATELY_ROWS / rows;
+        self.pages_of_rows.store(now.max(lately * 7 / 8), Ordering::Relaxed);
     }
 
     fn bring_in_missing(&self, warming: &mut Warming<'_>) {
@@ -172,7 +200,8 @@ impl Engine {
     fn commit_latched(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
         let set = job.set;
         let mut tries = Tries::default();
-        let pages = self.pages_of_rows(job.payload.len());
+        let pages = self.pages_wanted(set, job.payload.len());
+        let most = groups_max(self.store.frames.count()) / 2;
         let mut is_set_aside = false;
         loop {
             let mut turn = self.enter_for(job)?;
@@ -183,13 +212,14 @@ impl Engine {
             }
             if !turn.reserve.holds(pages) && !is_set_aside {
                 drop(turn);
-                // What fails here is met again, with its error, if it matters.
-                let _ignored = self.set_aside(4 * pages).is_err();
+                // For some commits at once. What fails here is met again, with its error, if it matters.
+                let _ignored = self.set_aside(pages.max(most.min(4 * pages))).is_err();
                 is_set_aside = true;
                 continue;
             }
             let commit = turn.last.next();
             let Turn { tail, cuts, ring, reserve, .. } = &mut *turn;
+            let frames = reserve.frames.len();
             let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
             let mut groups: Vec<(u32, AnyGroup<'_, '_>)> = Vec::new();
             let mut done = 0;
@@ -208,6 +238,7 @@ impl Engine {
                     Err(stop) => break Some(Some(stop)),
                 }
             };
+            let needed = session.frames_needed(frames);
             if let Some(stop) = stop {
                 let changed = session.changed();
                 drop(groups);
@@ -215,6 +246,11 @@ impl Engine {
                 self.leave_early(turn, commit, changed);
                 if matches!(stop, Some(Stop::Missing(_))) {
                     self.is_missing_seen.store(true, Ordering::Relaxed);
+                }
+                if matches!(stop, Some(Stop::Reserve)) {
+                    // At once what the rest may need, too. What fails here is met again.
+                    let all = (needed + 1) * set.len() / done.max(1);
+                    let _ignored = self.set_aside(most.min(all)).is_err();
                 }
                 match stop {
                     Some(Stop::Reserve) if tries.is_spent() => {
@@ -229,6 +265,7 @@ impl Engine {
                 }
                 continue;
             }
+            self.note_pages(needed, set.len());
             let lsn = self.wal.append(tail, commit, &[job.payload]);
             let mut done = 0;
             let mut rows: Vec<i64> = vec![0; set.tables.len()];

@@ -157,6 +157,14 @@ impl AnyKind {
     ) -> Step<()> {
         on!(self, kind => kind.warm(pages, root, key, look))
     }
+    #[inline]
+    pub(crate) fn ask_ahead(&self, pages: &Session<'_>, key: &[u8]) -> bool {
+        match self {
+            Self::Hash(kind) => kind.ask_ahead(pages, key),
+            // Those that are called through a table of functions are not asked for so little.
+            _ => false,
+        }
+    }
     pub(crate) fn page_of(
         &self,
         pages: &Session<'_>,

@@ -44,6 +44,11 @@ impl Guesses {
         let directory = self.directories[last as usize].get()?;
         Some(&directory[usize::try_from(hash >> (64 - BITS_MIN - last)).expect("few bits")])
     }
+    /// True if anything was learnt.
+    #[inline]
+    pub(crate) fn are_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
     /// A word with the guess for a hash as its hint, to ask for lines.
     #[inline]
     pub(crate) fn word(&self, hash: u64) -> Option<ChildWord> {

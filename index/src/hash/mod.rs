@@ -269,6 +269,14 @@ impl Kind for Hash {
             std::hint::black_box(found.map(|i| bucket.row(i).1));
         })
     }
+    #[inline]
+    fn ask_ahead<P: Pages>(&self, pages: &P, key: &[u8]) -> bool {
+        let first = self.hasher.hash(key, 0);
+        if let Some(word) = self.guesses.word(first) {
+            way::ask_for_record(pages, &word, first);
+        }
+        self.guesses.are_any()
+    }
     fn page_of<P: Pages>(
         &self,
         pages: &P,

@@ -40,6 +40,7 @@ fn latch<'a, P: TurnPages>(
         route.go_down(slot, bits, local);
         latch(pages, next, route, Some(level))
     } else {
+        route.ask_ahead(pages, next, bits);
         pages.write(next)
     }
 }
@@ -72,7 +73,7 @@ pub(crate) fn prepare<'a, P: TurnPages>(
     let first = hash.hash(key, 0);
     let mark = mark_of(first);
     loop {
-        let page = latch(pages, root, ToKey::hashed(hash, key, first), None)?;
+        let page = latch(pages, root, ToKey::guessed(table, pages, key, first), None)?;
         let bucket = Bucket::new(page.body());
         let at = bucket.find(mark, key);
         let mut growth = Growth::default();
@@ -159,7 +160,7 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
     let key = writes.get(0).key;
     let first = hash.hash(key, 0);
     loop {
-        let page = latch(pages, root, ToKey::hashed(hash, key, first), None)?;
+        let page = latch(pages, root, ToKey::guessed(table, pages, key, first), None)?;
         let bucket = Bucket::new(page.body());
         let place = bucket.place();
         if !place.is_ranked() {

@@ -77,6 +77,10 @@ impl<'s> TurnSession<'s> {
     pub(crate) fn changed(&self) -> bool {
         self.changed.get()
     }
+    /// Frames that were taken or promised since the reserve had so many.
+    pub(crate) fn frames_needed(&self, before: usize) -> usize {
+        (before + self.promised.get()).saturating_sub(self.reserve.borrow().frames.len())
+    }
     fn touch(&self) {
         self.touched.set(self.touched.get() + 1);
     }
