@@ -73,6 +73,8 @@ pub(crate) struct Engine {
     pub(crate) log_wake: Wake,
     /// A group commit lately found leaves that were not in memory.
     pub(crate) is_missing_seen: AtomicBool,
+    /// Leaves that a group commit brought in were gone before it was through.
+    pub(crate) is_memory_short: AtomicBool,
     /// Pages that group commits needed of late, at most, for a number of rows.
     pub(crate) pages_of_rows: AtomicUsize,
     pub(crate) work_wake: Wake,
@@ -120,6 +122,7 @@ pub(crate) struct EngineCounters {
     pub(crate) deletes: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
+    pub(crate) commit_retries: AtomicU64,
     pub(crate) log_stalls: Stalls,
     pub(crate) debt_stalls: Stalls,
     pub(crate) work_steps: AtomicU64,
@@ -220,6 +223,7 @@ impl Engine {
             wake: Wake::default(),
             log_wake: Wake::default(),
             is_missing_seen: AtomicBool::new(true),
+            is_memory_short: AtomicBool::new(false),
             pages_of_rows: AtomicUsize::new(0),
             work_wake: Wake::default(),
             read_ahead: ReadAhead::default(),

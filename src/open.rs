@@ -434,12 +434,12 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
 fn replay_set(engine: &Engine, mut set: WriteSet, commit: Option<CommitNo>) -> Result<()> {
     let Some(commit) = commit else { return Ok(()) };
     set.finish();
-    engine.warm_all(&set)?;
+    let _all_or_too_many = engine.warm_all(&set)?;
     let mut large = engine.make_large(&set)?;
     let mut turn = engine.turn.lock();
     {
         let job = Job { set: &set, large: &mut large, payload: &[], reads: None, transaction: 0 };
-        engine.apply_chunked(&mut turn, &job, commit)?;
+        engine.apply_chunked(&mut turn, &job, commit, &[])?;
     }
     for (_, value) in &mut large {
         value.commit(commit);

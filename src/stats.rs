@@ -54,6 +54,8 @@ stats! {
     commits,
     /// Transactions that ended in a conflict.
     conflicts,
+    /// Times that a commit of several rows began again, as a page that it changes was not in memory.
+    commit_retries,
     /// The number of the newest commit.
     last_commit,
     /// Frames for pages.
@@ -160,6 +162,7 @@ impl Stats {
             deletes: get(&own.deletes),
             commits: get(&own.commits),
             conflicts: get(&own.conflicts),
+            commit_retries: get(&own.commit_retries),
             last_commit: engine.store.published().0,
             cache_pages: u64::from(engine.store.frames.count()),
             cache_pages_free: engine.store.frames.available() as u64,

@@ -1094,3 +1094,33 @@ fn every_error_reads_well() {
         assert!(text.len() > 10 && text.len() < 200 && !text.contains('\n'), "{text}");
     }
 }
+
+/// Leaves that a batch brings in push each other out where most pages are dirty: its commit does not begin again for each of them.
+#[test]
+fn batches_beyond_memory_seldom_begin_again() {
+    const ROWS: u32 = 12_000;
+    const BATCH: u32 = 100;
+    for kind in [Index::BTree, Index::Hash] {
+        let options = Options::new().memory_bytes(1 << 20).page_bytes(1024).background(false);
+        let db = options.open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        // Each batch touches as many leaves as it has rows.
+        let key = |i: u32| (i.wrapping_mul(0x9E37_79B1) % ROWS).to_le_bytes();
+        for round in 0..4u32 {
+            for batch in 0..ROWS / BATCH {
+                let mut writes = db.batch();
+                for i in 0..BATCH {
+                    writes.put(&table, key(batch * BATCH + i), [round.to_le_bytes(); 20].concat());
+                }
+                writes.commit().unwrap();
+            }
+        }
+        let stats = db.stats();
+        assert!(stats.evictions > 10_000, "{kind:?}: all in memory");
+        let batches = u64::from(4 * ROWS / BATCH);
+        assert!(stats.commit_retries < 4 * batches, "{kind:?}: {stats:?}");
+        let found = (0..ROWS).filter_map(|i| table.get(key(i)).unwrap());
+        assert!(found.clone().count() > 1000);
+        assert!(found.into_iter().all(|value| value == [3u32.to_le_bytes(); 20].concat()));
+    }
+}

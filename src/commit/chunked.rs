@@ -1,11 +1,12 @@
 //! Writing what cannot be latched at once, piece by piece; replay does the same.
 
-use super::many::{Job, prepare_next};
+use super::many::{Job, READ_AHEAD, prepare_next};
 use crate::conflict::{KeyMark, RangeMark};
 use crate::engine::{Engine, Tries};
 use crate::store::pages::TurnSession;
 use crate::turn::Turn;
-use esker_base::{CommitNo, Error, Lsn, Result, TableId};
+use esker_base::sync::Ordering;
+use esker_base::{CommitNo, Error, Lsn, PageId, Result, TableId};
 use esker_index::kind::PreparedGroup;
 use esker_index::pages::{Step, Stop, View};
 
@@ -13,6 +14,9 @@ impl Engine {
     /// For write sets too large to latch, or that mix range deletes with other writes: the turn is held
     /// throughout, reads included, and readers wait for publication.
     pub(super) fn commit_chunked(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
+        // What the turn will wait for is read in batches.
+        let is_missing_seen = self.is_missing_seen.load(Ordering::Relaxed);
+        let leaves = if is_missing_seen { self.leaves_of(job.set)? } else { Vec::new() };
         loop {
             let mut turn = self.enter_for(job)?;
             if !self.wal.fits(&turn.tail, job.payload.len()) {
@@ -25,7 +29,7 @@ impl Engine {
                 let Turn { tail, .. } = &mut *turn;
                 self.wal.append(tail, commit, &[job.payload])
             };
-            if let Err(error) = self.apply_chunked(&mut turn, job, commit) {
+            if let Err(error) = self.apply_chunked(&mut turn, job, commit, &leaves) {
                 // The log has it, the pages have half of it: only a new start can tell.
                 self.poison(format!("a commit could not be applied: {error}"));
                 return Err(Error::Unknown { detail: error.to_string() });
@@ -36,14 +40,17 @@ impl Engine {
         }
     }
 
-    /// Applies a write set piece by piece in a turn that is held. Also used by replay.
+    /// Applies a write set piece by piece in a turn that is held. Also used by replay. `leaves`: where its points lay a
+    /// moment ago, or nothing; those that are missing are read some points ahead.
     pub(crate) fn apply_chunked(
         &self,
         turn: &mut Turn,
         job: &Job<'_, '_>,
         commit: CommitNo,
+        leaves: &[Option<PageId>],
     ) -> Result<()> {
         let set = job.set;
+        let mut ahead = 0;
         for range in &set.ranges {
             let table = &set.tables[range.table as usize];
             let high = range.span.high.as_deref();
@@ -57,6 +64,10 @@ impl Engine {
         }
         let mut done = 0;
         while done < set.len() {
+            if done >= ahead && ahead < leaves.len() {
+                ahead = leaves.len().min(done + READ_AHEAD);
+                self.read_ahead_of(&leaves[done..ahead]);
+            }
             let table = &set.tables[set.get(done).table as usize];
             let (applied, rows) = self.in_turn(turn, table.id, commit, |session| {
                 let (_, mut group) = prepare_next(session, job, done)?;
@@ -70,6 +81,17 @@ impl Engine {
             done += applied;
         }
         Ok(())
+    }
+
+    fn read_ahead_of(&self, leaves: &[Option<PageId>]) {
+        let mut missing: Vec<_> = leaves.iter().flatten().copied().collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing.retain(|leaf| self.store.resident.get(*leaf).is_none());
+        if !missing.is_empty() {
+            // What fails here, or lies elsewhere by now, is met again when it is written to.
+            let _ignored = self.store.load_many(&missing, View::Current).is_err();
+        }
     }
 
     /// Runs turn code until it is done, following up its stops with the turn held.

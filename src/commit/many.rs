@@ -19,7 +19,13 @@ use std::ops::Range;
 const SPARSE_MAX: usize = 64;
 
 /// Leaves that are asked for together.
-const READ_AHEAD: usize = 32;
+pub(super) const READ_AHEAD: usize = 32;
+
+/// Leaves that a commit has to read, up to which it is not worth asking whether memory will hold them.
+const READ_FEW: usize = 4 * READ_AHEAD;
+
+/// How often all leaves of a commit are brought in, before it is applied one after the other.
+const WARMED_MAX: u32 = 3;
 
 /// Rows for which [`Engine::pages_of_rows`] counts pages.
 const LATELY_ROWS: usize = 1 << 12;
@@ -58,8 +64,10 @@ impl Engine {
         let mut large = self.make_large(&set)?;
         let mut job = Job { set: &set, large: &mut large, payload: &payload, reads, transaction };
         let (lsn, _) = if set.ranges.is_empty() {
-            self.warm_all(&set)?;
-            self.commit_latched(&mut job)?
+            match self.warm_all(&set)? {
+                Warmed::TooMany => self.commit_chunked(&mut job)?,
+                Warmed::All { read } => self.commit_latched(&mut job, read)?,
+            }
         } else if set.is_one_range() {
             self.commit_range(&mut job)?
         } else {
@@ -96,10 +104,16 @@ impl Engine {
     /// Asks for the leaves that a write set touches, so that their lines are on the way to the processor's cache, and brings in
     /// those that are not in memory, in batches of reads, as far as a quarter of memory goes. Which are not is looked up only
     /// while some are: each look costs a miss of the cache.
-    pub(crate) fn warm_all(&self, set: &WriteSet) -> Result<()> {
+    ///
+    /// Where most pages are dirty, those that are brought in push each other out. That is remembered, and later sets are then
+    /// given up early.
+    pub(crate) fn warm_all(&self, set: &WriteSet) -> Result<Warmed> {
         let is_missing_seen = self.is_missing_seen.load(Ordering::Relaxed);
         let left = if is_missing_seen { groups_max(self.store.frames.count()) } else { 0 };
-        let mut warming = Warming { set, missing: Vec::new(), left };
+        let is_short = self.is_memory_short.load(Ordering::Relaxed);
+        let few = if is_short { READ_FEW } else { usize::MAX };
+        let mut warming =
+            Warming { set, missing: Vec::new(), left, limit: left.saturating_sub(few) };
         let mut from = 0;
         while from < set.len() {
             let end = set.table_end(from);
@@ -114,11 +128,26 @@ impl Engine {
             }
             from = end;
         }
+        if is_short && warming.is_over() {
+            return Ok(Warmed::TooMany);
+        }
         self.bring_in_missing(&mut warming);
         if is_missing_seen && warming.left == left {
             self.is_missing_seen.store(false, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Warmed::All { read: left - warming.left })
+    }
+
+    /// The leaf of each point, as far as indexes can tell.
+    pub(super) fn leaves_of(&self, set: &WriteSet) -> Result<Vec<Option<PageId>>> {
+        set.points()
+            .map(|point| {
+                let table = &set.tables[point.table as usize];
+                self.read(View::Current, |session| {
+                    table.index.page_of(session, &table.root, View::Current, point.key, Look::Blind)
+                })
+            })
+            .collect()
     }
 
     /// Asks for the lines that points of one table will touch, without a way down for each. False if its index cannot.
@@ -138,7 +167,7 @@ impl Engine {
         high: (usize, Option<PageId>),
     ) -> Result<()> {
         let is_same = low.1.is_some() && low.1 == high.1;
-        if high.0 - low.0 < 2 || is_same {
+        if high.0 - low.0 < 2 || is_same || warming.is_over() {
             return Ok(());
         }
         let middle = low.0.midpoint(high.0);
@@ -197,8 +226,11 @@ impl Engine {
     }
 
     /// The ordinary way: every leaf latched before the log is written.
-    fn commit_latched(&self, job: &mut Job<'_, '_>) -> Result<(Lsn, CommitNo)> {
+    ///
+    /// `read`: so many of them have just been read.
+    fn commit_latched(&self, job: &mut Job<'_, '_>, read: usize) -> Result<(Lsn, CommitNo)> {
         let set = job.set;
+        let mut warmed = 1;
         let mut tries = Tries::default();
         let pages = self.pages_wanted(set, job.payload.len());
         let most = groups_max(self.store.frames.count()) / 2;
@@ -246,6 +278,7 @@ impl Engine {
                 self.leave_early(turn, commit, changed);
                 if matches!(stop, Some(Stop::Missing(_))) {
                     self.is_missing_seen.store(true, Ordering::Relaxed);
+                    count(&self.counters.commit_retries, 1);
                 }
                 if matches!(stop, Some(Stop::Reserve)) {
                     // At once what the rest may need, too. What fails here is met again.
@@ -256,9 +289,22 @@ impl Engine {
                     Some(Stop::Reserve) if tries.is_spent() => {
                         return self.commit_chunked(job);
                     }
-                    // The leaves push each other out of a memory that is too small for all.
-                    Some(Stop::Missing(_)) if tries.is_thrashing(set.len()) => {
+                    // The leaves push each other out of a memory that is too small for all: each try is in vain, and costs as
+                    // much as all before it.
+                    Some(Stop::Missing(_)) if warmed == WARMED_MAX => {
+                        self.is_memory_short.store(true, Ordering::Relaxed);
                         return self.commit_chunked(job);
+                    }
+                    Some(stop @ Stop::Missing(_)) => {
+                        if set.len() > READ_AHEAD {
+                            warmed += 1;
+                            if matches!(self.warm_all(set)?, Warmed::TooMany) {
+                                return self.commit_chunked(job);
+                            }
+                        } else if tries.is_thrashing(set.len()) {
+                            return self.commit_chunked(job);
+                        }
+                        self.follow_up(stop, View::Current, &mut tries)?;
                     }
                     Some(stop) => self.follow_up(stop, View::Current, &mut tries)?,
                     None => return self.commit_chunked(job),
@@ -266,6 +312,9 @@ impl Engine {
                 continue;
             }
             self.note_pages(needed, set.len());
+            if warmed == 1 && read > READ_FEW {
+                self.is_memory_short.store(false, Ordering::Relaxed);
+            }
             let lsn = self.wal.append(tail, commit, &[job.payload]);
             let mut done = 0;
             let mut rows: Vec<i64> = vec![0; set.tables.len()];
@@ -384,12 +433,29 @@ impl Engine {
     }
 }
 
+/// What became of bringing in the leaves of a write set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Warmed {
+    /// All that may be were brought in: so many had to be read.
+    All { read: usize },
+    /// Memory does not hold as many.
+    TooMany,
+}
+
 /// Leaves of a write set that are to be read.
 struct Warming<'a> {
     set: &'a WriteSet,
     missing: Vec<PageId>,
     /// How many more may be read.
     left: usize,
+    /// With so many left it is given up.
+    limit: usize,
+}
+
+impl Warming<'_> {
+    fn is_over(&self) -> bool {
+        self.limit > 0 && self.left <= self.limit
+    }
 }
 
 /// One commit on its way.
