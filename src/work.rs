@@ -277,7 +277,7 @@ impl Engine {
         if let Some(turn) = turn {
             // In the middle of a commit that is not published: what this changes is published with it.
             let commit = turn.last.next();
-            while let Err(stop) = self.try_finish(turn, table, commit) {
+            while let (_, Err(stop)) = self.try_finish(turn, table, commit) {
                 match stop {
                     Stop::Reserve => {
                         let want = turn.reserve.frames.len() + 32;
@@ -292,45 +292,46 @@ impl Engine {
         loop {
             let Some(mut turn) = self.turn.try_lock_for(TURN_WAIT) else { return Ok(()) };
             let commit = turn.last.next();
-            match self.try_finish(&mut turn, table, commit) {
-                Ok(changed) => {
-                    self.attach(working, table.id);
-                    if changed {
-                        self.publish(&mut turn, commit);
-                    }
-                    return Ok(());
-                }
+            let (changed, finished) = self.try_finish(&mut turn, table, commit);
+            if finished.is_ok() {
+                self.attach(working, table.id);
+            }
+            // However far it came: whoever reads what it has changed waits for that.
+            if changed {
+                self.publish(&mut turn, commit);
+            }
+            drop(turn);
+            match finished {
+                Ok(()) => return Ok(()),
                 Err(Stop::Moved) => {
-                    drop(turn);
                     self.abandon(working);
                     return Ok(());
                 }
-                Err(stop) => {
-                    drop(turn);
-                    self.follow_up(stop, View::Current, &mut tries)?;
-                }
+                Err(stop) => self.follow_up(stop, View::Current, &mut tries)?,
             }
         }
     }
 
+    /// One try, and whether it has changed anything: it may have, and then have stopped.
     fn try_finish(
         &self,
         turn: &mut Turn,
         table: &Arc<TableState>,
         commit: CommitNo,
-    ) -> Result<bool, Stop> {
+    ) -> (bool, Result<(), Stop>) {
         let Turn { cuts, reserve, .. } = turn;
         let session = TurnSession::new(&self.store, reserve, commit, cuts.newest());
         session.set_table(table.id);
         session.set_bounded();
         let mut large = Vec::new();
-        let rows =
-            table.index.finish_work(&session, &table.root, &mut |handle| large.push(handle))?;
-        for handle in &large {
-            self.free_large(&session, handle);
-        }
-        table.add_rows(rows);
-        Ok(session.changed())
+        let rows = table.index.finish_work(&session, &table.root, &mut |handle| large.push(handle));
+        let finished = rows.map(|rows| {
+            for handle in &large {
+                self.free_large(&session, handle);
+            }
+            table.add_rows(rows);
+        });
+        (session.changed(), finished)
     }
 
     /// What was built has an owner now; what was set aside and not used goes back.
@@ -501,46 +502,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{Durability, Index, Options};
-    use esker_base::PageId;
-    use esker_base::sync::Arc;
-    use esker_io::sim::{CrashKind, SimDisk};
-
-    /// A merge builds pages, a checkpoint writes what there is, and the power goes: the pages that had no owner yet have
-    /// none afterwards either, and are given back.
-    #[test]
-    fn what_a_checkpoint_saw_under_way_is_freed_after_a_crash() {
-        let disk = SimDisk::new(1);
-        let options = || Options::new().page_bytes(1024).memory_bytes(2 << 20).background(false);
-        let options = || options().durability(Durability::Os);
-        let db = options().open_on(Arc::new(disk.clone())).unwrap();
-        let table = db.table("t", Index::Fractal).unwrap();
-        let store = &db.engine().store;
-        let is_written = |page: u64| {
-            let map = &mut store.state.lock().map;
-            let address = map.get(PageId(page), &mut |node, at| store.load_map_node(node, at));
-            !address.unwrap().is_none()
-        };
-        let mut n = 0u32;
-        let built = loop {
-            assert!(n < 200_000, "no work under way has written anything");
-            let key = n.wrapping_mul(2_654_435_761).to_le_bytes();
-            table.put(key, [7; 60]).unwrap();
-            n += 1;
-            let ranges: Vec<_> =
-                store.state.lock().unattached.values().flatten().copied().collect();
-            let ids = ranges.iter().flat_map(|(first, n)| *first..first + n);
-            let built: Vec<u64> = ids.filter(|page| is_written(*page)).collect();
-            if built.len() > 8 {
-                break built;
-            }
-        };
-        db.checkpoint().unwrap();
-        assert!(built.iter().all(|page| is_written(*page)), "work is still under way");
-        let db = options().open_on(Arc::new(disk.crash_clone(CrashKind::None, 0))).unwrap();
-        db.settle().unwrap();
-        let found = db.verify().unwrap();
-        assert!(found.is_sound(), "{:?}", found.damage);
-    }
-}
+mod tests;
