@@ -227,6 +227,7 @@ impl Bench {
         Ok(Sample {
             ops: i,
             seconds: (writer.worker.last - start).as_secs_f64(),
+            extra: writer.seconds(),
             latencies: Some(writer.worker.latencies),
             user_write_bytes: i * 16,
             limited,

@@ -103,8 +103,14 @@ impl Bench {
             put("figures", Value::Object(figures));
         }
         line.extend(sample.extra);
+        let worst = match (line.get("p999_us"), line.get("max_us"), line.get("second_min_ops")) {
+            (Some(p999), Some(max), Some(second)) => {
+                format!(" p99.9={p999}us worst={max}us worst_second={second}")
+            }
+            _ => String::new(),
+        };
         eprintln!(
-            "{:<14} {:<17} ops={:<9} {:>9.3}s {:>11} op/s idle+{:.2}s disk={}MB wrong={}{}",
+            "{:<14} {:<17} ops={:<9} {:>9.3}s {:>11} op/s idle+{:.2}s disk={}MB wrong={}{}{worst}",
             settings.engine,
             w.label(),
             sample.ops,

@@ -31,6 +31,7 @@ pub(super) fn print(pairing: &Pairing) {
             );
             let pair = Pair { pairing, group: block.group, peer };
             pair.rates();
+            pair.stalls();
             if peer != RAWSYNC {
                 pair.costs();
             }
@@ -145,6 +146,68 @@ impl Pair<'_> {
             );
         }
         println!();
+    }
+
+    /// How evenly rows were written, each "A / peer": of repetitions, the median and the worst.
+    fn stalls(&self) {
+        let rows: Vec<_> =
+            self.rows().filter(|row| self.has(*row, "second_min_ops")).collect();
+        if rows.is_empty() {
+            return;
+        }
+        println!(
+            "| row | p99.9 µs | worst call, ms | worst second, writes | second in a hundred | \
+             median second |"
+        );
+        println!("|---|---:|---:|---:|---:|---:|");
+        for row in rows {
+            let both = |field: &str, scale: f64, worst: fn(f64, f64) -> f64| {
+                let one = |engine: &str| self.median_and_worst(engine, row, field, scale, worst);
+                format!("{} / {}", one(&self.pairing.a), one(self.peer))
+            };
+            println!(
+                "| {} | {} | {} | {} | {} | {} |",
+                row.workload.label(),
+                both("p999_us", 1.0, f64::max),
+                both("max_us", 1e-3, f64::max),
+                both("second_min_ops", 1.0, f64::min),
+                both("second_p1_ops", 1.0, f64::min),
+                both("second_p50_ops", 1.0, f64::min),
+            );
+        }
+        println!();
+    }
+
+    /// Whether a line of this row has a field.
+    fn has(&self, row: Row<'_>, field: &str) -> bool {
+        [self.pairing.a.as_str(), self.peer]
+            .iter()
+            .any(|engine| !self.pairing.values(self.group, engine, row, field).is_empty())
+    }
+
+    fn median_and_worst(
+        &self,
+        engine: &str,
+        row: Row<'_>,
+        field: &str,
+        scale: f64,
+        worst: fn(f64, f64) -> f64,
+    ) -> String {
+        // As operations a second are written, where they are that.
+        let unit = if field.starts_with("second") { "ops_per_s" } else { field };
+        let values: Vec<f64> = self
+            .pairing
+            .values(self.group, engine, row, field)
+            .into_iter()
+            .map(|value| value * scale)
+            .collect();
+        let (Some(middle), Some(worst)) = (median(&values), values.iter().copied().reduce(worst))
+        else {
+            return "–".into();
+        };
+        let middle = human(middle, unit);
+        let worst = human(worst, unit);
+        if worst == middle { middle } else { format!("{middle} ({worst})") }
     }
 
     /// Bytes, calls, memory and processor time, each "A / peer".
