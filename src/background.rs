@@ -366,6 +366,8 @@ impl Engine {
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let mut superblock = self.maintenance.lock();
         self.check_writable()?;
+        // The last one may have met an error where it ends.
+        self.store.end_checkpoint()?;
         let started = self.store.disk.now();
         self.checkpoint_wanted.store(false, Ordering::Relaxed);
         let mut engine_part = Vec::new();
@@ -396,17 +398,11 @@ impl Engine {
             Err(error) => {
                 // At most so many are dirty still.
                 self.store.dirtied.fetch_add(dirtied, Ordering::Relaxed);
-                if !matches!(error, Error::NoSpace { .. } | Error::TooManyFiles { .. }) {
-                    self.poison(error.to_string());
-                }
+                self.poison_unless_passing(&error);
                 return Err(error);
             }
         };
         let old = std::mem::replace(&mut *superblock, new);
-        if let Err(error) = ended {
-            self.poison(error.to_string());
-            return Err(error);
-        }
         self.checkpoint_lsn.store(lsn.0, Ordering::Relaxed);
         self.store.remove_segments(freeze)?;
         self.wal.release_before(lsn)?;
@@ -416,7 +412,14 @@ impl Engine {
         let took = self.store.disk.now().saturating_sub(started);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         count(&self.store.counters.checkpoint_ns, ns);
-        Ok(())
+        ended.inspect_err(|error| self.poison_unless_passing(error))
+    }
+
+    /// After an error of a checkpoint: another one may do better only where there was no space, or no descriptor.
+    fn poison_unless_passing(&self, error: &Error) {
+        if !matches!(error, Error::NoSpace { .. } | Error::TooManyFiles { .. }) {
+            self.poison(error.to_string());
+        }
     }
 
     fn write_checkpoint(

@@ -312,7 +312,7 @@ fn check_segments(disk: &dyn Disk, state: &mut crate::store::State) -> Result<()
             disk.remove(&name)?;
         }
         // Ids are never reused, not even those of orphans.
-        state.segments.next = state.segments.next.max(id.0 + 1);
+        state.segments.next = state.segments.next.max(id.0.saturating_add(1));
     }
     for (id, segment) in &state.segments.table {
         let name = crate::store::image::segment_name(*id);

@@ -189,17 +189,17 @@ impl Store {
         self.dirtied.swap(0, Ordering::Relaxed)
     }
 
-    /// Ends, whether it succeeded or not: the overlay joins the map.
+    /// Ends, whether it succeeded or not: the overlay joins the map. Where that fails the checkpoint has not ended, and this is
+    /// to be called again.
     pub(crate) fn end_checkpoint(&self) -> Result<()> {
         let mut state = self.state.lock();
         let state = &mut *state;
+        if state.checkpoint_cut.is_none() {
+            return Ok(());
+        }
         while let Some((page, (address, table))) = state.overlay.pop_first() {
-            let load = &mut |node, at| self.load_map_node(node, at);
-            match state.map.set(page, address, load) {
-                Ok(old) => {
-                    state.segments.remove(old);
-                    state.table_bytes.replace(table, old, Address::NONE);
-                }
+            match self.replace_in_map(state, page, address) {
+                Ok(old) => state.table_bytes.replace(table, old, Address::NONE),
                 Err(error) => {
                     state.overlay.insert(page, (address, table));
                     return Err(error);
@@ -372,13 +372,19 @@ mod tests {
     use crate::{Database, Durability, Index, Options};
     use esker_base::PageId;
     use esker_base::sync::Arc;
+    use esker_io::Disk;
     use esker_io::mem::MemDisk;
+    use esker_io::sim::{CrashKind, Fault, OpKind, SimDisk};
 
     /// A database on whose threads nothing happens, with a table, and how to write each row of it.
     fn database() -> (Database, impl Fn(u8)) {
+        database_on(Arc::new(MemDisk::new()))
+    }
+
+    fn database_on(disk: Arc<dyn Disk>) -> (Database, impl Fn(u8)) {
         let options = Options::new().page_bytes(1024).memory_bytes(2 << 20);
         let options = options.durability(Durability::Os).background(false);
-        let db = options.open_on(Arc::new(MemDisk::new())).unwrap();
+        let db = options.open_on(disk).unwrap();
         let table = db.table("t", Index::BTree).unwrap();
         (db, move |round| {
             (0..200).for_each(|n| table.put(format!("{n:05}"), [round; 60]).unwrap());
@@ -442,6 +448,52 @@ mod tests {
         assert!(newer.iter().copied().eq(pages().map(|page| mapped(store, page))));
         assert!(newer.iter().all(|newer| !before.contains(newer)));
         engine.release_cut(cut);
+        assert!(db.verify().unwrap().is_sound());
+    }
+
+    #[test]
+    fn an_end_that_met_an_error_is_made_up_for_by_the_next_checkpoint() {
+        let disk = SimDisk::new(1);
+        let (db, put_all) = database_on(Arc::new(disk.clone()));
+        put_all(1);
+        db.checkpoint().unwrap();
+        let (engine, store) = (db.engine(), &db.engine().store);
+        let cut = engine.take_cut();
+        store.begin_checkpoint(cut);
+        put_all(2);
+        store.write_back(&mut store.lock_writer(), usize::MAX).unwrap();
+        engine.release_cut(cut);
+        // So that nodes are read when the overlay joins them.
+        (0..2).for_each(|_| store.state.lock().map.shrink(0));
+        disk.inject(Fault::new(OpKind::Read, 0).on("seg-").times(2));
+        let left = || store.state.lock().overlay.len();
+        let before = left();
+        assert!(before > 10 && store.end_checkpoint().is_err());
+        assert_eq!(left(), before, "nothing of it is lost");
+        disk.clear_faults();
+        db.checkpoint().unwrap();
+        assert!(left() == 0 && db.verify().unwrap().is_sound());
+    }
+
+    /// Nodes of the map are read when it learns what has been written. Where that failed, the pages were neither dirty nor
+    /// in the map, and the next checkpoint let go of the log that they were in.
+    #[test]
+    fn pages_that_the_map_could_not_learn_of_are_written_again() {
+        let disk = SimDisk::new(1);
+        let (db, put_all) = database_on(Arc::new(disk.clone()));
+        put_all(1);
+        db.checkpoint().unwrap();
+        put_all(2);
+        let store = &db.engine().store;
+        (0..2).for_each(|_| store.state.lock().map.shrink(0));
+        disk.inject(Fault::new(OpKind::Read, 0).on("seg-").times(2));
+        store.write_back(&mut store.lock_writer(), usize::MAX).unwrap_err();
+        disk.clear_faults();
+        db.checkpoint().unwrap();
+        let (db, _) = database_on(Arc::new(disk.crash_clone(CrashKind::None, 1)));
+        for row in db.open_table("t").unwrap().rows().unwrap() {
+            assert_eq!(row.unwrap().value(), [2; 60]);
+        }
         assert!(db.verify().unwrap().is_sound());
     }
 }

@@ -175,7 +175,7 @@ impl Store {
         }
         let mut state = self.state.lock();
         if let Some((old, _)) = state.overlay.remove(&page) {
-            state.segments.remove(old);
+            state.segments.remove(old)?;
             state.table_bytes.replace(table, old, Address::NONE);
         }
         self.install_in_map(&mut state, page, table, Address::NONE)
@@ -353,7 +353,7 @@ impl Store {
                 let node = NodeId::of_page(head.page);
                 if state.map.moved(node, old, new, load)? {
                     state.segments.add(new);
-                    state.segments.remove(old);
+                    state.segments.remove(old)?;
                 }
                 continue;
             }

@@ -40,10 +40,12 @@ fn stretches(sources: &mut [Source]) -> Vec<Stretch> {
     sources.sort_by_key(|source| (source.address.segment, source.address.offset));
     let mut all: Vec<Stretch> = Vec::new();
     for (i, Source { address, .. }) in sources.iter().enumerate() {
-        let end = address.offset + u32::from(address.bytes);
+        // A damaged map may name places that no segment has.
+        let end = address.offset.checked_add(u32::from(address.bytes));
         if let Some(last) = all.last_mut()
+            && let Some(end) = end
             && last.segment == address.segment
-            && address.offset <= last.offset + last.bytes + GAP_BYTES_MAX
+            && address.offset <= last.offset.saturating_add(last.bytes + GAP_BYTES_MAX)
             && end - last.offset <= BYTES_MAX
         {
             last.bytes = last.bytes.max(end - last.offset);

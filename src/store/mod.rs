@@ -139,7 +139,7 @@ impl TableBytes {
     /// One image of a table takes the place of another; either may be none.
     pub(crate) fn replace(&mut self, table: TableId, old: Address, new: Address) {
         let bytes = self.0.entry(table).or_insert(0);
-        *bytes = (*bytes + u64::from(new.bytes)).saturating_sub(u64::from(old.bytes));
+        *bytes = bytes.saturating_add(u64::from(new.bytes)).saturating_sub(u64::from(old.bytes));
         if *bytes == 0 {
             self.0.remove(&table);
         }

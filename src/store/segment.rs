@@ -61,19 +61,30 @@ impl Segments {
         }
     }
     /// One reference to an image less.
-    pub(crate) fn remove(&mut self, address: Address) {
+    ///
+    /// # Errors
+    /// The table, or who referred to the image, is wrong. Nothing has changed.
+    pub(crate) fn remove(&mut self, address: Address) -> Result<()> {
         if address.is_none() {
-            return;
+            return Ok(());
         }
-        let freezes = self.freezes;
-        let segment = self.table.get_mut(&address.segment).expect("live images have a segment");
-        segment.live = segment
-            .live
-            .checked_sub(u64::from(address.bytes))
-            .expect("a segment holds what refers to it");
-        if segment.live == 0 {
-            segment.emptied = Some(freezes);
+        let miscounted = |detail: String| {
+            Error::corrupt("segment table", segment_name(address.segment), 0, detail)
+        };
+        let Some(segment) = self.table.get_mut(&address.segment) else {
+            return Err(miscounted(format!("{address:?} is alive in a segment that is not")));
+        };
+        let Some(live) = segment.live.checked_sub(u64::from(address.bytes)) else {
+            let (bytes, live) = (address.bytes, segment.live);
+            return Err(miscounted(format!(
+                "{address:?} of {bytes} bytes, in all {live} are alive"
+            )));
+        };
+        segment.live = live;
+        if live == 0 {
+            segment.emptied = Some(self.freezes);
         }
+        Ok(())
     }
     /// No stream appends to it any more.
     pub(crate) fn seal(&mut self, id: SegmentId) {
@@ -111,7 +122,7 @@ impl Segments {
         let mut table = self.table.clone();
         for address in overlay {
             if let Some(segment) = table.get_mut(&address.segment) {
-                segment.live -= u64::from(address.bytes);
+                segment.live = segment.live.saturating_sub(u64::from(address.bytes));
             }
         }
         put_varint(out, u64::from(self.next));
@@ -131,7 +142,7 @@ impl Segments {
             let id = SegmentId(u32::try_from(reader.varint()?).ok()?);
             let (bytes, live) = (reader.varint()?, reader.varint()?);
             let emptied = (live == 0).then_some(0);
-            if live > bytes || id.0 >= next {
+            if live > bytes || bytes > u64::from(u32::MAX) || id.0 >= next {
                 return None;
             }
             table.insert(id, Segment { bytes, live, sealed: true, emptied });
@@ -254,7 +265,9 @@ impl Stream {
                 usual => usual,
             };
             let capacity = capacity.max(2 * (bytes + PACK_BYTES));
-            state.segments.next += 1;
+            let no_more =
+                || Error::corrupt("segment table", segment_name(id), 0, "no more numbers");
+            state.segments.next = id.0.checked_add(1).ok_or_else(no_more)?;
             drop(state);
             let file = files.create(id)?;
             segments.lock().segments.table.insert(id, Segment::default());
@@ -351,7 +364,7 @@ mod tests {
         segments.add(image);
         segments.seal(id);
         assert!(segments.removable(9).is_empty(), "an image is alive");
-        segments.remove(image);
+        segments.remove(image).unwrap();
         assert!(segments.removable(5).is_empty(), "freeze 5 may have written the reference");
         assert_eq!(segments.removable(6), [id]);
     }
@@ -380,6 +393,21 @@ mod tests {
             images += bytes;
         }
         assert!(at - images < images / 40, "{} bytes of holes", at - images);
+    }
+
+    #[test]
+    fn a_count_that_is_too_small_is_reported_and_left() {
+        let mut segments = Segments { next: 2, freezes: 5, ..Segments::default() };
+        let id = SegmentId(1);
+        segments.table.insert(id, Segment { bytes: 100, live: 99, sealed: true, emptied: None });
+        let before = segments.table[&id];
+        let image = Address { segment: id, offset: 0, number: 1, bytes: 100 };
+        let elsewhere = Address { segment: SegmentId(7), ..image };
+        for wrong in [image, elsewhere] {
+            assert!(matches!(segments.remove(wrong), Err(Error::Corrupt { .. })));
+        }
+        assert_eq!(segments.table[&id], before);
+        assert!(segments.removable(9).is_empty());
     }
 
     #[test]

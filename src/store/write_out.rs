@@ -139,31 +139,17 @@ impl Store {
 
     /// Writes the buffers and lets the map know. On an error every page of it is dirty again.
     pub(crate) fn flush(&self, writer: &mut Writer) -> Result<()> {
+        self.try_flush(writer).inspect_err(|_| self.abandon(writer))
+    }
+
+    fn try_flush(&self, writer: &mut Writer) -> Result<()> {
         let streams = [&mut writer.fresh, &mut writer.moved, &mut writer.second];
-        let flushed = streams.into_iter().try_for_each(|stream| stream.flush(&self.state));
-        if flushed.is_err() {
-            self.abandon(writer);
-            return flushed;
-        }
+        streams.into_iter().try_for_each(|stream| stream.flush(&self.state))?;
         if writer.pending.is_empty() {
             return Ok(());
         }
-        let pending = std::mem::take(&mut writer.pending);
-        let mut state = self.state.lock();
-        for item in &pending {
-            match *item {
-                Pending::Page { page, table, changed_at, address, .. } => {
-                    self.install(&mut state, page, table, address, changed_at)?;
-                }
-                Pending::Version { page, table, address, into_map, .. } => {
-                    if into_map {
-                        self.install_in_map(&mut state, page, table, address)?;
-                    }
-                }
-            }
-        }
-        drop(state);
-        for item in &pending {
+        self.install_all(&writer.pending)?;
+        for item in &writer.pending {
             match *item {
                 Pending::Page { frame, page, address, .. } => self.wrote(frame, page, address),
                 Pending::Version { page, changed_at, address, .. } => {
@@ -171,8 +157,24 @@ impl Store {
                 }
             }
         }
-        writer.pending = pending;
         writer.pending.clear();
+        Ok(())
+    }
+
+    /// Lets the map know. On an error it knows of some of them: they are there, and are written once more.
+    fn install_all(&self, pending: &[Pending]) -> Result<()> {
+        let mut state = self.state.lock();
+        for item in pending {
+            match *item {
+                Pending::Page { page, table, changed_at, address, .. } => {
+                    self.install(&mut state, page, table, address, changed_at)?;
+                }
+                Pending::Version { page, table, address, into_map: true, .. } => {
+                    self.install_in_map(&mut state, page, table, address)?;
+                }
+                Pending::Version { .. } => {}
+            }
+        }
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Store {
             state.segments.add(address);
             let old = state.overlay.insert(page, (address, table));
             let old = old.map_or(Address::NONE, |(old, _)| old);
-            state.segments.remove(old);
+            state.segments.remove(old)?;
             state.table_bytes.replace(table, old, address);
             return Ok(());
         }
@@ -234,13 +236,28 @@ impl Store {
         table: TableId,
         address: Address,
     ) -> Result<()> {
-        let old = state.map.set(page, address, &mut |node, at| self.load_map_node(node, at))?;
+        let old = self.replace_in_map(state, page, address)?;
         if !address.is_none() {
             state.segments.add(address);
         }
-        state.segments.remove(old);
         state.table_bytes.replace(table, old, address);
         Ok(())
+    }
+
+    /// Names another image in the map, and gives up the one named so far. On an error nothing has changed.
+    pub(crate) fn replace_in_map(
+        &self,
+        state: &mut State,
+        page: PageId,
+        address: Address,
+    ) -> Result<Address> {
+        let load = &mut |node, at| self.load_map_node(node, at);
+        let old = state.map.set(page, address, load)?;
+        if let Err(error) = state.segments.remove(old) {
+            state.map.set(page, old, load)?;
+            return Err(error);
+        }
+        Ok(old)
     }
 
     /// The table that a frame's page belongs to.
@@ -374,7 +391,7 @@ impl Store {
         let old = state.map.written(node, copies, &mut |node, at| self.load_map_node(node, at))?;
         for (new, old) in copies.each().into_iter().zip(old.each()) {
             state.segments.add(new);
-            state.segments.remove(old);
+            state.segments.remove(old)?;
             state.table_bytes.replace(TableId(0), old, new);
         }
         Ok(())

@@ -2,12 +2,11 @@
 //!
 //! Damage is met by checksums, so what lies behind them is met by nobody, unless somebody signs what he has changed. Here
 //! the bytes of a database are changed and then signed again: superblock, checkpoint, page images, groups of the log.
-//! What it gives is wrong, of course; but there is no panic (but for one, [`TAKEN_AT_ITS_WORD`]), no end of memory, and no
-//! call that does not return.
+//! What it gives is wrong, of course; but there is no panic, no end of memory, and no call that does not return.
 
+use super::Choices;
 use super::choices::Bytes;
 use super::fuzz::read_all;
-use super::{Choices, seeds};
 use esker::{Index, Options};
 use esker_base::checksum::seeded;
 use esker_base::sync::OnceLock;
@@ -15,10 +14,6 @@ use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// How many bytes of a segment are alive is taken at its word: to count again, all of the map would have to be read. The
-/// engine stops before it would remove a segment that something refers to.
-const TAKEN_AT_ITS_WORD: &str = "a segment holds what refers to it";
 
 const SLOT_BYTES: usize = 4096;
 const SLOT_CRC_AT: usize = 72;
@@ -242,7 +237,5 @@ pub(crate) fn forged(data: &[u8]) {
         file.write_at(0, &content).unwrap();
     }
     sign(&disk, original);
-    if let Err(message) = seeds::quietly(|| read_all(&disk).is_err()) {
-        assert!(message.contains(TAKEN_AT_ITS_WORD), "{message}");
-    }
+    let _outcome = read_all(&disk).is_err();
 }
