@@ -7,7 +7,7 @@ pub use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 pub use std::sync::{Arc, OnceLock, Weak};
-pub use std::thread;
+pub use std::{thread, thread_local};
 
 /// Waits a little for another thread: spins at first, then gives the processor away.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use crate::store::count;
 use crate::store::pages::TurnSession;
 use crate::turn::Turn;
 use crate::value::{Handle, NewValue};
-use esker_base::sync::Ordering;
+use esker_base::sync::{Ordering, thread_local};
 use esker_base::{CommitNo, Error, Lsn, Result};
 use esker_index::kind::{Existing, Look, PreparedWrite, Value};
 use esker_index::pages::{Step, View};
