@@ -201,17 +201,22 @@ fn run(disk: Arc<dyn Disk>, threads: u8, steps: u32, kinds: [Index; TABLES]) {
     check(&options().open_on(disk).unwrap());
 }
 
+/// Fewer under an interpreter, which takes a thousand times as long.
+fn steps(usual: u32) -> u32 {
+    if cfg!(miri) { usual / 50 } else { usual }
+}
+
 #[test]
 fn threads_do_not_disturb_each_other() {
     for kinds in KINDS {
-        run(Arc::new(MemDisk::new()), 4, 2000, kinds);
+        run(Arc::new(MemDisk::new()), 4, steps(2000), kinds);
     }
 }
 
 #[test]
 fn nor_where_they_do_the_background_work_themselves() {
     for kinds in KINDS {
-        run(Arc::new(SimDisk::new(1)), 4, 1000, kinds);
+        run(Arc::new(SimDisk::new(1)), 4, steps(1000), kinds);
     }
 }
 

@@ -92,7 +92,8 @@ mod tests {
     #[test]
     fn memory_is_aligned_and_as_large_as_asked() {
         for huge_pages in [false, true] {
-            for bytes in [0, 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1, 1 << 30] {
+            let large = if cfg!(miri) { 4 * HUGE_PAGE_BYTES } else { 1 << 30 };
+            for bytes in [0, 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1, large] {
                 let arena = Arena::reserve_with(bytes, huge_pages).unwrap();
                 assert_eq!(arena.base().align_offset(HUGE_PAGE_BYTES), 0);
                 assert!(arena.bytes() >= bytes.max(HUGE_PAGE_BYTES));
@@ -122,7 +123,8 @@ mod tests {
     #[test]
     fn too_much_is_an_error() {
         assert!(matches!(Arena::reserve(usize::MAX), Err(Error::Io { .. })));
-        assert!(matches!(Arena::reserve(1 << 60), Err(Error::Io { .. })));
+        // The interpreter tries, and ends.
+        assert!(cfg!(miri) || matches!(Arena::reserve(1 << 60), Err(Error::Io { .. })));
     }
 
     #[test]

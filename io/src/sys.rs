@@ -27,8 +27,9 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Private memory, zero until written. The kernel commits a page when it is first touched.
     pub(crate) fn anonymous(bytes: usize) -> Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        Self::map(bytes, flags, None, 0)
+        // The interpreter takes no other flags.
+        let lazily = if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
+        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | lazily, None, 0)
     }
 
     /// A part of a file, shared with it. `offset` is a multiple of the page size.
@@ -86,6 +87,10 @@ impl Mapping {
     /// Advises the kernel about a range that lies inside and begins on a page.
     pub(crate) fn advise(&self, offset: usize, bytes: usize, advice: libc::c_int) -> Result<()> {
         assert!(offset <= self.bytes && bytes <= self.bytes - offset, "advice outside the mapping");
+        if cfg!(miri) {
+            // It has no such call, and all of them are advice.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let at = self.pointer_at(offset).as_ptr();
         // SAFETY: the range is mapped, asserted above, and no advice that callers in this crate give
         // changes bytes or unmaps them (POPULATE_WRITE, HUGEPAGE, DONTFORK).
