@@ -8,8 +8,14 @@
 //! then but do not stand.
 //!
 //! While no piece has ended, one is expected to take as long as it had taken when debt began to matter.
+//!
+//! Where the index says how much there is left to do before debt falls, that is known better: what is left, at the speed of the
+//! last seconds. Each step of work then draws the line anew, from the debt that there is. So a piece that is longer than others
+//! slows writers a little from its beginning on, and not much at its end (as progress does in Sears and Ramakrishnan, "bLSM",
+//! SIGMOD 2012).
 
-use esker_base::sync::{AtomicBool, AtomicU64, Ordering};
+use esker_base::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use esker_index::kind::Progress;
 use std::time::Duration;
 
 /// Below this share of the limit (1 / `FREE`) nobody is slowed down.
@@ -22,6 +28,14 @@ const BENT: u128 = 4;
 const PIECE_NS_MAX: u64 = 30_000_000_000;
 /// None counts for less, while it is not known how long they take.
 const PIECE_NS_FIRST_MIN: u64 = 10_000_000;
+/// The speed of work is that of about so long.
+const SPEED_NS: u64 = 4_000_000_000;
+/// Pages by which it is known.
+const SPEED_PAGES_MIN: u64 = 256;
+/// What is left is expected to take longer by a share of this (1 / `LATE`), and by so long,
+const LATE: u64 = 8;
+/// since a piece ends with work that is not counted.
+const LATE_NS: u64 = 50_000_000;
 
 /// The pace of one table's writers.
 #[derive(Debug, Default)]
@@ -32,6 +46,11 @@ pub(crate) struct Pace {
     began_ns: AtomicU64,
     /// Debt at that time.
     began_bytes: AtomicU64,
+    /// In what time the line would meet the limit, in ns.
+    line_ns: AtomicU64,
+    /// When debt began to matter, or the last piece of work ended, in ns.
+    piece_began_ns: AtomicU64,
+    speed: Mutex<Speed>,
     /// How long pieces of work took lately, or the first one is expected to take, in ns; 0 before there was any.
     piece_ns: AtomicU64,
     /// A piece of work has ended.
@@ -51,7 +70,7 @@ impl Pace {
         let began_bytes = self.began_bytes.load(Ordering::Relaxed).max(max_bytes / FREE);
         let left_bytes = max_bytes.saturating_sub(began_bytes);
         let gone_ns = now_ns.saturating_sub(began_ns);
-        began_bytes + way(left_bytes, gone_ns, self.piece_ns.load(Ordering::Relaxed).max(1))
+        began_bytes + way(left_bytes, gone_ns, self.line_ns.load(Ordering::Relaxed).max(1))
     }
 
     /// The line begins here.
@@ -63,8 +82,23 @@ impl Pace {
             };
             self.piece_ns.store(age_ns.clamp(PIECE_NS_FIRST_MIN, PIECE_NS_MAX), Ordering::Relaxed);
         }
+        self.piece_began_ns.store(now_ns, Ordering::Relaxed);
+        self.draw(now_ns, debt_bytes, self.piece_ns.load(Ordering::Relaxed));
+    }
+
+    fn draw(&self, now_ns: u64, debt_bytes: u64, line_ns: u64) {
+        self.line_ns.store(line_ns, Ordering::Relaxed);
         self.began_bytes.store(debt_bytes, Ordering::Relaxed);
         self.began_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Background work has got on so far, and there is so much debt.
+    pub(crate) fn note_progress(&self, now: Duration, progress: Progress, debt_bytes: u64) {
+        let now_ns = nanos(now);
+        let Some(left_ns) = self.speed.lock().note(now_ns, progress) else { return };
+        if self.began_ns.load(Ordering::Relaxed) != 0 {
+            self.draw(now_ns, debt_bytes, left_ns + left_ns / LATE + LATE_NS);
+        }
     }
 
     /// Background work goes on.
@@ -88,9 +122,9 @@ impl Pace {
             return;
         }
         let now_ns = nanos(now);
-        let began_ns = self.began_ns.load(Ordering::Relaxed);
-        if began_ns != 0 {
-            let took_ns = now_ns.saturating_sub(began_ns).clamp(1, PIECE_NS_MAX);
+        let piece_began_ns = self.piece_began_ns.load(Ordering::Relaxed);
+        if self.began_ns.load(Ordering::Relaxed) != 0 {
+            let took_ns = now_ns.saturating_sub(piece_began_ns).clamp(1, PIECE_NS_MAX);
             // A little less than it took: who is fast is to find the next piece of work waiting.
             let took_ns = took_ns - took_ns / 8;
             // Half of what was known: pieces of work differ, and load changes.
@@ -104,9 +138,49 @@ impl Pace {
         }
         self.work_ns.store(now_ns, Ordering::Relaxed);
         let still = after_bytes * FREE > max_bytes;
-        self.began_bytes.store(after_bytes, Ordering::Relaxed);
-        self.began_ns.store(if still { now_ns } else { 0 }, Ordering::Relaxed);
+        self.piece_began_ns.store(now_ns, Ordering::Relaxed);
+        let began_ns = if still { now_ns } else { 0 };
+        self.draw(began_ns, after_bytes, self.piece_ns.load(Ordering::Relaxed));
     }
+}
+
+/// How fast work gets on.
+#[derive(Debug, Default)]
+struct Speed {
+    /// When it was last seen, in ns, and what it had done; 0 if it was doing nothing that counts.
+    at_ns: u64,
+    done_pages: u64,
+    /// In so long it has done so much.
+    ns: u64,
+    pages: u64,
+}
+
+impl Speed {
+    /// How long what is left will take, in ns, if that is known.
+    fn note(&mut self, now_ns: u64, progress: Progress) -> Option<u64> {
+        let since_ns = std::mem::replace(&mut self.at_ns, now_ns);
+        let before_pages = std::mem::replace(&mut self.done_pages, progress.done_pages);
+        if since_ns != 0 {
+            self.ns += now_ns.saturating_sub(since_ns);
+            self.pages += progress.done_pages.saturating_sub(before_pages);
+        }
+        if self.ns > SPEED_NS {
+            self.pages = share(self.pages, SPEED_NS, self.ns);
+            self.ns = SPEED_NS;
+        }
+        if progress.left_pages == 0 {
+            self.at_ns = 0;
+            return None;
+        }
+        let is_known = self.pages >= SPEED_PAGES_MIN;
+        is_known.then(|| share(progress.left_pages, self.ns, self.pages).min(PIECE_NS_MAX))
+    }
+}
+
+/// `n` times `times`, divided.
+fn share(n: u64, times: u64, divided: u64) -> u64 {
+    let share = u128::from(n) * u128::from(times) / u128::from(divided.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
 }
 
 /// How much of `left_bytes` may be used up after `gone_ns`, if all that takes `piece_ns`.
@@ -196,6 +270,51 @@ mod tests {
         // A piece of 3 s: known are 2 s, less an eighth, from now on.
         pace.note(at(4001), 990_000, 400_000, MAX);
         assert_eq!(pace.debt_bytes_max(at(4876), 400_000, MAX), 700_000);
+    }
+
+    /// A piece of 1.5 s after one of 0.5 s, as work says beforehand: writers are as fast at its end as at its beginning.
+    #[test]
+    fn a_long_piece_slows_writers_evenly() {
+        const PAGES: u64 = 15_000;
+        let pace = knowing(500);
+        let mut debt = MAX / FREE;
+        let step = |ms: u64, debt: u64| {
+            let progress = Progress { done_pages: ms * 10, left_pages: PAGES - ms * 10 };
+            pace.note_progress(at(2000 + ms), progress, debt);
+        };
+        (0..100).step_by(10).for_each(|ms| step(ms, debt));
+        let mut before = debt;
+        for ms in 100..1500 {
+            if ms % 10 == 0 {
+                step(ms, debt);
+            }
+            debt = debt.max(pace.debt_bytes_max(at(2000 + ms), debt, MAX));
+            if ms % 100 == 99 {
+                let wrote = debt - before;
+                assert!((30_000..80_000).contains(&wrote), "{ms}: {wrote}");
+                before = debt;
+            }
+        }
+        assert!(debt > MAX * 9 / 10 && debt < MAX, "{debt}");
+    }
+
+    #[test]
+    fn the_speed_of_work_is_that_of_the_last_seconds() {
+        let mut speed = Speed::default();
+        let progress = |done_pages, left_pages| Progress { done_pages, left_pages };
+        let (ms, second) = (1_000_000, 1_000_000_000);
+        assert_eq!(speed.note(ms, progress(0, 1000)), None);
+        assert_eq!(speed.note(ms + second, progress(100, 1000)), None, "too few pages to tell");
+        assert_eq!(speed.note(ms + 2 * second, progress(1000, 1000)), Some(2 * second));
+        // Time in which nothing is done that counts is not counted.
+        assert_eq!(speed.note(ms + 2 * second, progress(1000, 0)), None);
+        assert_eq!(speed.note(ms + 60 * second, progress(1000, 500)), Some(second));
+        // Ten times as fast from now on.
+        for n in 1..=100 {
+            speed.note(ms + (60 + n) * second, progress(1000 + 5000 * n, 5000));
+        }
+        let left_ns = speed.note(ms + 161 * second, progress(506_000, 5000));
+        assert!(left_ns.is_some_and(|ns| ns.abs_diff(second) < second / 100), "{left_ns:?}");
     }
 
     #[test]

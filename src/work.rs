@@ -234,9 +234,12 @@ impl Engine {
         }
         table.note_work(None);
         count(&self.counters.work_steps, 1);
-        match work {
-            Work::None => table.pace.note_rest(),
-            _ => table.pace.note_work(self.store.disk.now()),
+        if matches!(work, Work::None) {
+            table.pace.note_rest();
+        } else {
+            let (now, (debt, _)) = (self.store.disk.now(), table.index.debt());
+            table.pace.note_work(now);
+            table.pace.note_progress(now, table.index.progress(), debt);
         }
         match work {
             // What was set aside before it was known that there is nothing to do: or no other table would

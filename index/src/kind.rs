@@ -296,6 +296,15 @@ pub enum Lead {
     Anything,
 }
 
+/// How far background work is, in pages that it reads, about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Read since this start.
+    pub done_pages: u64,
+    /// To be read before debt falls again; 0 where that is not known.
+    pub left_pages: u64,
+}
+
 /// How far background work has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -494,6 +503,10 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// is kept for it.
     fn work_bytes(&self) -> u64 {
         0
+    }
+    /// How far background work is.
+    fn progress(&self) -> Progress {
+        Progress::default()
     }
     /// Does some background work, outside the turn: reads pages, and builds new ones that nobody sees. `rest`: nobody is
     /// writing, so that work which only saves space or reading time is welcome too. A bounded step: about as

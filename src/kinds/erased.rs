@@ -4,7 +4,7 @@ use crate::store::pages::{BuildSession, Session, TurnSession};
 use esker_base::{CommitNo, PageId};
 use esker_index::kind::{
     Ahead, CheckStep, Checker, Cursor, Direction, GroupWrites, Handle, Kind, Lead, Look,
-    PreparedGroup, PreparedRange, PreparedWrite, Value, Work,
+    PreparedGroup, PreparedRange, PreparedWrite, Progress, Value, Work,
 };
 use esker_index::pages::{ChildWord, Step, View};
 use std::fmt;
@@ -84,6 +84,7 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
     fn debt_bytes(&self) -> u64;
     fn debt_bytes_max(&self) -> u64;
     fn work_bytes(&self) -> u64;
+    fn progress(&self) -> Progress;
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work>;
     fn upcoming_work(&self, pages: &BuildSession<'_>, out: &mut Vec<PageId>) -> Step<()>;
     fn finish_work(
@@ -216,6 +217,9 @@ impl<K: Kind> Erased for Outside<K> {
     }
     fn work_bytes(&self) -> u64 {
         self.0.work_bytes()
+    }
+    fn progress(&self) -> Progress {
+        self.0.progress()
     }
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work> {
         self.0.work(pages, root, rest)

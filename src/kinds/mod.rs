@@ -21,7 +21,9 @@ use esker_base::{CommitNo, DatabaseId, PageId, TableId};
 use esker_index::btree::BTree;
 use esker_index::fractal::{Fractal, FractalConfig};
 use esker_index::hash::Hash;
-use esker_index::kind::{Direction, GroupWrites, Handle, Kind, Look, PreparedRange, Value, Work};
+use esker_index::kind::{
+    Direction, GroupWrites, Handle, Kind, Look, PreparedRange, Progress, Value, Work,
+};
 use esker_index::pages::{ChildWord, Step, View};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -297,6 +299,14 @@ impl AnyKind {
             Self::BTree(_) | Self::Hash(_) | Self::Unregistered => 0,
             Self::Fractal(kind) => kind.work_bytes(),
             Self::Custom(kind) => kind.work_bytes(),
+        }
+    }
+    /// How far background work is.
+    pub(crate) fn progress(&self) -> Progress {
+        match self {
+            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => Progress::default(),
+            Self::Fractal(kind) => kind.progress(),
+            Self::Custom(kind) => kind.progress(),
         }
     }
     pub(crate) fn work(

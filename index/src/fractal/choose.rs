@@ -50,14 +50,19 @@ impl Fractal {
         };
         let runs = path.parts.runs.len();
         self.note_root(&path.parts);
+        self.note_due(&path.parts);
         let quota = self.quota.load(Ordering::Relaxed);
         if runs >= self.config.runs_soft() {
-            // Each flush gives every lowest node a run: so that not all of them are full at once, some are merged
-            // after each.
+            // Each flush gives every child a run: so that not all of them are full at once, some are merged, or flushed if
+            // they have children, after each.
             let due = if quota == 0 { None } else { self.worst_child(&path) };
             if let Some(child) = due {
                 self.quota.store(quota - 1, Ordering::Relaxed);
-                return Ok(merge_child(&path, child));
+                if path.parts.children[child].level == NODE_LEVEL {
+                    return Ok(merge_child(&path, child));
+                }
+                let below = descend(pages, &path, child)?;
+                return self.flush(pages, &below);
             }
             let children = path.parts.children.len() as u64;
             let rounds = (self.config.runs_hard() - self.config.runs_lowest()) as u64 / 2;
@@ -154,12 +159,18 @@ impl Fractal {
         Ok(())
     }
 
-    /// The lowest node below this one that has most runs, if it has many.
+    /// The child that has most runs, of those that have many.
     fn worst_child(&self, path: &NodePath) -> Option<usize> {
         let children = path.parts.children.iter().enumerate();
-        let lowest = children.filter(|(_, child)| child.level == NODE_LEVEL);
-        let (i, child) = lowest.max_by_key(|(_, child)| child.runs)?;
-        (usize::from(child.runs) >= self.config.runs_lowest()).then_some(i)
+        let due = children.filter(|(_, child)| self.is_child_due(child));
+        due.max_by_key(|(_, child)| child.runs).map(|(i, _)| i)
+    }
+
+    /// Whether a child of the root may be merged, or flushed if it has children, before the root is.
+    pub(crate) fn is_child_due(&self, child: &Child) -> bool {
+        let is_lowest = child.level == NODE_LEVEL;
+        let least = if is_lowest { self.config.runs_lowest() } else { self.config.runs_soft() };
+        usize::from(child.runs) >= least
     }
 
     /// Flushes a node; first a child that could take no more.

@@ -5,7 +5,7 @@ use super::node::{NODE_LEVEL, NodeParts, NodeRun, check_node, hole};
 use super::read::{Search, read_node};
 use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange, write};
 use crate::btree;
-use crate::kind::{Direction, GroupWrites, Handle, Kind, Lead, Look, Value, Work};
+use crate::kind::{Direction, GroupWrites, Handle, Kind, Lead, Look, Progress, Value, Work};
 use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, TurnPages, View};
 use crate::run::filter::key_hash;
 use crate::run::{FILTER_BLOCK_LEVEL, FILTER_ROOT_LEVEL, check_filter_page, filter_hole};
@@ -187,6 +187,9 @@ impl Kind for Fractal {
         let node_bytes = u64::from(self.config.node_pages) * self.config.content_bytes as u64;
         let lowest_bytes = self.all_bytes.load(Ordering::Relaxed).min(node_bytes * 2);
         lowest_bytes.max(root_bytes + self.filled_bytes.load(Ordering::Relaxed))
+    }
+    fn progress(&self) -> Progress {
+        self.progress_now()
     }
     fn work<P: BuildPages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Work> {
         self.work_step(pages, root, rest)

@@ -83,6 +83,9 @@ pub(crate) struct MergeJob {
     /// Rows that the tasks have met, and those among them that were in memtables, for a check.
     rows_met: u64,
     rows_counted: u64,
+    /// Leaves that the tasks have read, and that they will have, about.
+    pages_read: u64,
+    pages_total: u64,
     /// By how many rows count what was met in runs that were memtables.
     pub(crate) counted: i64,
     pub(crate) new: Vec<Child>,
@@ -110,7 +113,12 @@ impl MergeJob {
     }
 
     fn new(path: &NodePath, flushed: Vec<RunRef>, only: Option<usize>) -> Self {
+        let children = &path.parts.children;
+        let merged_pages = only.map_or(0, |only| children[only].pages);
+        let pages = flushed.iter().map(|run| run.pages).chain([merged_pages]);
         Self {
+            pages_read: 0,
+            pages_total: pages.map(u64::from).sum(),
             target: path.page,
             low: path.low.clone(),
             high: path.high.clone(),
@@ -215,8 +223,10 @@ impl MergeJob {
                         share = all;
                     }
                 }
+                let moved_pages = runs.iter().map(|run| u64::from(run.pages)).sum();
                 self.moving = Moving::new(config, child, &parts, runs);
                 if self.moving.is_some() {
+                    self.pages_total = self.pages_total.saturating_sub(moved_pages);
                     return Ok(());
                 }
             }
@@ -257,6 +267,9 @@ impl MergeJob {
             self.new.push(self.old[i].clone());
         }
         if bottom {
+            if self.only.is_none() {
+                self.pages_total += u64::from(parts.pages());
+            }
             self.consumed.extend(parts.runs.iter().map(|run| run.run));
         }
         if let Some(child) = &old {
@@ -311,6 +324,12 @@ impl MergeJob {
         Ok(covered_rows(pages, &oldest.run, &ranges)? * 2 >= oldest.run.rows)
     }
 
+    /// Leaves that were read, and that will have been in the end, about: never fewer.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let read = self.pages_read + self.task.as_ref().map_or(0, |task| task.merge.leaves());
+        (read, self.pages_total.max(read))
+    }
+
     /// One step; true when the outcome is ready.
     pub(crate) fn step<P: BuildPages>(&mut self, pages: &P, config: &FractalConfig) -> Step<bool> {
         if let Some(task) = &mut self.task {
@@ -325,6 +344,7 @@ impl MergeJob {
             self.counted += weight_of(rows, tombstones);
             self.rows_met += task.merge.counts().rows_in;
             self.rows_counted += rows;
+            self.pages_read += task.merge.leaves();
             self.new.extend(task.nodes);
             self.done += 1;
             return Ok(false);

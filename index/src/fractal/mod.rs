@@ -28,6 +28,7 @@
 //! | `optimize` | ranges that callers want merged |
 //! | `estimate` | about how many rows a range has |
 //! | `plan` | new children for a node, and what to do when they do not fit |
+//! | `progress` | how far background work is |
 //! | `check` | a walk that checks everything |
 //!
 //! # Invariants
@@ -56,6 +57,7 @@ mod merge_job;
 pub(crate) mod node;
 mod optimize;
 mod plan;
+mod progress;
 mod read;
 mod recent;
 mod scan;
@@ -72,6 +74,7 @@ use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use gap::Gaps;
 use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, NodeParts, RUN_COST_BYTES};
 use optimize::Wishes;
+use progress::Forecast;
 use recent::Recent;
 use work::Job;
 
@@ -149,6 +152,7 @@ pub struct Fractal {
     /// Rows that closed gaps have taken off the count twice.
     rows_owed: AtomicU64,
     wishes: Mutex<Wishes>,
+    forecast: Forecast,
     job: Mutex<Job>,
 }
 
@@ -169,6 +173,7 @@ impl Fractal {
             recent: Recent::new(config.memtable_bytes),
             rows_owed: AtomicU64::new(0),
             wishes: Mutex::default(),
+            forecast: Forecast::default(),
             job: Mutex::new(Job::default()),
         }
     }

@@ -6,5 +6,6 @@ mod bounds;
 mod divide;
 mod flush;
 mod optimize;
+mod progress;
 mod queue;
 mod sorted;

@@ -84,6 +84,7 @@ impl Fractal {
         let mut job = self.job.lock();
         if matches!(*job, Job::Idle) {
             *job = self.choose(pages, root, rest)?;
+            self.note_begun();
         }
         let outcome = match &mut *job {
             Job::Idle => return Ok(Work::None),
@@ -95,11 +96,18 @@ impl Fractal {
             }),
             Job::Merge(merge) => {
                 let done = merge.step(pages, &self.config)?;
+                if done {
+                    self.note_ended(merge.progress().1);
+                }
                 done.then(|| std::mem::take(&mut merge.outcome))
             }
         };
-        let Some(outcome) = outcome else { return Ok(Work::More) };
+        let Some(outcome) = outcome else {
+            self.note_progress(&job, root.page());
+            return Ok(Work::More);
+        };
         *job = Job::Finish(Box::new(outcome));
+        self.note_progress(&job, root.page());
         Ok(Work::Finish)
     }
 

@@ -120,6 +120,8 @@ pub struct Merge {
     passed_before: u32,
     /// Rows and tombstones of the sources that are counted.
     counted: (u64, u64),
+    /// Leaves that were read.
+    leaves: u64,
     shadowed_large: Vec<Handle>,
 }
 
@@ -172,6 +174,7 @@ impl Merge {
             first_passed: Vec::new(),
             passed_before: 0,
             counted: (0, 0),
+            leaves: 0,
             shadowed_large: Vec::new(),
         }
     }
@@ -283,6 +286,7 @@ impl Merge {
                 let source = &mut self.sources[*i];
                 if source.fetched.is_none() {
                     source.fetched = Some(source.cursor.next(pages, &source.tree, view)?);
+                    self.leaves += 1;
                 }
             }
         }
@@ -337,6 +341,10 @@ impl Merge {
     /// What has become of the rows so far.
     pub fn counts(&self) -> MergeCounts {
         self.counts
+    }
+    /// Leaves that it has read, of all sources.
+    pub fn leaves(&self) -> u64 {
+        self.leaves
     }
     /// Rows met so far in the sources that are counted, and tombstones among them.
     pub fn counted(&self) -> (u64, u64) {
