@@ -24,8 +24,8 @@ pub(super) const READ_AHEAD: usize = 32;
 /// Leaves that a commit has to read, up to which it is not worth asking whether memory will hold them.
 const READ_FEW: usize = 4 * READ_AHEAD;
 
-/// How often all leaves of a commit are brought in, before it is applied one after the other.
-const WARMED_MAX: u32 = 3;
+/// How often all leaves of a commit are brought in again, before it is applied one after the other.
+const WARMED_MAX: u32 = 2;
 
 /// Rows for which [`Engine::pages_of_rows`] counts pages.
 const LATELY_ROWS: usize = 1 << 12;
@@ -230,8 +230,7 @@ impl Engine {
     /// `read`: so many of them have just been read.
     fn commit_latched(&self, job: &mut Job<'_, '_>, read: usize) -> Result<(Lsn, CommitNo)> {
         let set = job.set;
-        let mut warmed = 1;
-        let mut tries = Tries::default();
+        let mut latching = Latching::default();
         let pages = self.pages_wanted(set, job.payload.len());
         let most = groups_max(self.store.frames.count()) / 2;
         let mut is_set_aside = false;
@@ -276,43 +275,18 @@ impl Engine {
                 drop(groups);
                 drop(session);
                 self.leave_early(turn, commit, changed);
-                if matches!(stop, Some(Stop::Missing(_))) {
-                    self.is_missing_seen.store(true, Ordering::Relaxed);
-                    count(&self.counters.commit_retries, 1);
-                }
                 if matches!(stop, Some(Stop::Reserve)) {
                     // At once what the rest may need, too. What fails here is met again.
                     let all = (needed + 1) * set.len() / done.max(1);
                     let _ignored = self.set_aside(most.min(all)).is_err();
                 }
-                match stop {
-                    Some(Stop::Reserve) if tries.is_spent() => {
-                        return self.commit_chunked(job);
-                    }
-                    // The leaves push each other out of a memory that is too small for all: each try is in vain, and costs as
-                    // much as all before it.
-                    Some(Stop::Missing(_)) if warmed == WARMED_MAX => {
-                        self.is_memory_short.store(true, Ordering::Relaxed);
-                        return self.commit_chunked(job);
-                    }
-                    Some(stop @ Stop::Missing(_)) => {
-                        if set.len() > READ_AHEAD {
-                            warmed += 1;
-                            if matches!(self.warm_all(set)?, Warmed::TooMany) {
-                                return self.commit_chunked(job);
-                            }
-                        } else if tries.is_thrashing(set.len()) {
-                            return self.commit_chunked(job);
-                        }
-                        self.follow_up(stop, View::Current, &mut tries)?;
-                    }
-                    Some(stop) => self.follow_up(stop, View::Current, &mut tries)?,
-                    None => return self.commit_chunked(job),
+                if !self.may_latch_again(stop, set, &mut latching)? {
+                    return self.commit_chunked(job);
                 }
                 continue;
             }
             self.note_pages(needed, set.len());
-            if warmed == 1 && read > READ_FEW {
+            if latching.warmed == 0 && read > READ_FEW {
                 self.is_memory_short.store(false, Ordering::Relaxed);
             }
             let lsn = self.wal.append(tail, commit, &[job.payload]);
@@ -349,6 +323,39 @@ impl Engine {
             }
             return Ok((lsn, commit));
         }
+    }
+
+    /// After a stop of a commit that is latched (`None`: it has too many leaves), with the turn left: follows it up. False if
+    /// the set is to be applied in pieces.
+    fn may_latch_again(
+        &self,
+        stop: Option<Stop>,
+        set: &WriteSet,
+        latching: &mut Latching,
+    ) -> Result<bool> {
+        let Some(stop) = stop else { return Ok(false) };
+        if let Stop::Missing(_) = stop {
+            self.is_missing_seen.store(true, Ordering::Relaxed);
+            count(&self.counters.commit_retries, 1);
+            // The leaves push each other out of a memory that is too small for all: each try is in vain, and costs as
+            // much as all before it.
+            if latching.warmed == WARMED_MAX {
+                self.is_memory_short.store(true, Ordering::Relaxed);
+                return Ok(false);
+            }
+            if set.len() > READ_AHEAD {
+                latching.warmed += 1;
+                if self.warm_all(set)? == Warmed::TooMany {
+                    return Ok(false);
+                }
+            } else if latching.tries.is_thrashing(set.len()) {
+                return Ok(false);
+            }
+        } else if matches!(stop, Stop::Reserve) && latching.tries.is_spent() {
+            return Ok(false);
+        }
+        self.follow_up(stop, View::Current, &mut latching.tries)?;
+        Ok(true)
     }
 
     /// Applies a latched group; frees the large values it replaces. Returns the change in rows.
@@ -440,6 +447,14 @@ pub(crate) enum Warmed {
     All { read: usize },
     /// Memory does not hold as many.
     TooMany,
+}
+
+/// How a commit that is latched gets on.
+#[derive(Default)]
+struct Latching {
+    tries: Tries,
+    /// How often its leaves were brought in again.
+    warmed: u32,
 }
 
 /// Leaves of a write set that are to be read.
