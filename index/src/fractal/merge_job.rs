@@ -413,13 +413,13 @@ impl MergeJob {
     /// Finds room for the new children.
     fn place<P: BuildPages>(&mut self, pages: &P, config: &FractalConfig) -> Step<bool> {
         if self.grouping.is_none() && !fit(config, &self.new) {
-            let siblings = self.siblings(pages, config)?;
-            let count = match &siblings {
-                Some(_) => 2,
-                None => group_count(config, &self.new),
+            let halves = Grouping::new(config, &self.new, 2);
+            self.divided = if halves.len() == 2 { self.siblings(pages, config)? } else { None };
+            let grouping = match &self.divided {
+                Some(_) => halves,
+                None => Grouping::new(config, &self.new, group_count(config, &self.new)),
             };
-            self.divided = siblings;
-            self.grouping = Some(Grouping::new(self.new.clone(), count));
+            self.grouping = Some(grouping);
         }
         if let Some(grouping) = &mut self.grouping {
             grouping.step(pages)?;

@@ -37,22 +37,29 @@ pub(crate) struct Grouping {
 }
 
 impl Grouping {
-    /// Into `count` groups of about as many bytes each.
-    pub(crate) fn new(children: Vec<Child>, count: usize) -> Self {
+    /// Into `count` groups of about as many bytes each, or more if a node has no room for so many. Two children always find
+    /// room, so there are fewer groups than children.
+    pub(crate) fn new(config: &FractalConfig, children: &[Child], count: usize) -> Self {
         let bytes: usize = children.iter().map(cost).sum();
         let share = bytes.div_ceil(count.max(2));
         let mut groups: Vec<Vec<Child>> = vec![Vec::new()];
         let mut filled = 0;
         for child in children {
             let last = groups.last_mut().expect("one at least");
-            if filled >= share && !last.is_empty() {
+            let is_full = filled >= share || filled + cost(child) > config.children_bytes_max();
+            if is_full && !last.is_empty() {
                 filled = 0;
                 groups.push(Vec::new());
             }
-            filled += cost(&child);
-            groups.last_mut().expect("one at least").push(child);
+            filled += cost(child);
+            groups.last_mut().expect("one at least").push(child.clone());
         }
         Self { groups, built: Vec::new() }
+    }
+
+    /// How many groups there are.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
     }
 
     /// Builds a node for each group.
@@ -85,4 +92,32 @@ pub(crate) fn group_count(config: &FractalConfig, children: &[Child]) -> usize {
     let least = bytes.div_ceil(config.children_bytes_max() / 2);
     let most = children.len() / 2;
     children.len().isqrt().max(least).clamp(2, most.max(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the lengths of pivots: each group has room in a node, and there are fewer groups than children.
+    #[test]
+    fn groups_fit_nodes_and_are_fewer_than_children() {
+        let config = FractalConfig { content_bytes: 960, memtable_bytes: 8 << 10, node_pages: 16 };
+        let longest = config.pivot_bytes_max();
+        for count in 3..40_usize {
+            for step in [0, 1, 7, longest / 3, longest / 2, longest] {
+                let pivot =
+                    |i: usize| vec![0; if step == 0 { 1 } else { (i * step) % (longest + 1) }];
+                let child = |i| Child { word: 0, pivot: pivot(i), pages: 1, runs: 1, level: 1 };
+                let children: Vec<Child> = (0..count).map(child).collect();
+                for groups in [2, group_count(&config, &children)] {
+                    let grouping = Grouping::new(&config, &children, groups);
+                    assert!(
+                        grouping.groups.iter().all(|group| fit(&config, group)),
+                        "{count} {step}"
+                    );
+                    assert!(grouping.len() < count, "{count} {step}");
+                }
+            }
+        }
+    }
 }
