@@ -249,17 +249,7 @@ fn recover_with_log_on(
         next_number + NUMBERS_SKIPPED,
         commit,
     )?;
-    // Dropped tables of which nothing is left to free need not be remembered.
-    {
-        let state = store.state.lock();
-        let waiting: std::collections::BTreeSet<TableId> = state
-            .trees
-            .iter()
-            .map(|tree| tree.table)
-            .chain(state.freed.iter().map(|freed| freed.table))
-            .collect();
-        catalog.dropped.retain(|id, _| waiting.contains(id));
-    }
+    forget_freed(&store, &mut catalog);
     for table in catalog.by_id.values() {
         logic.set(table.id, Arc::clone(&table.index));
     }
@@ -274,21 +264,42 @@ fn recover_with_log_on(
         return Ok(engine);
     }
 
-    // The new log is durable before the superblock names it, and the directory too.
-    let position = engine.wal.position();
-    engine.sync_log(position)?;
-    disk.sync_dir()?;
     let renewed = Superblock {
         generation: superblock.generation + 1,
         log_start: start,
         incarnation,
         ..superblock
     };
-    superblock::rewrite(&**disk, &superblock)?;
-    superblock::write(&**disk, &renewed)?;
+    adopt_log(&engine, &**disk, &superblock, renewed, &end.files)?;
+    Ok(engine)
+}
+
+/// Forgets dropped tables of which nothing is left to free.
+fn forget_freed(store: &Store, catalog: &mut Catalog) {
+    let state = store.state.lock();
+    let trees = state.trees.iter().map(|tree| tree.table);
+    let waiting: std::collections::BTreeSet<TableId> =
+        trees.chain(state.freed.iter().map(|freed| freed.table)).collect();
+    catalog.dropped.retain(|id, _| waiting.contains(id));
+}
+
+/// Makes the new log, which holds all of the old one, the one that counts, and removes what then counts no more.
+fn adopt_log(
+    engine: &Engine,
+    disk: &dyn Disk,
+    old: &Superblock,
+    renewed: Superblock,
+    old_files: &[String],
+) -> Result<()> {
+    // The new log is durable before the superblock names it, and the directory too.
+    let position = engine.wal.position();
+    engine.sync_log(position)?;
+    disk.sync_dir()?;
+    superblock::rewrite(disk, old)?;
+    superblock::write(disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
-    engine.checkpoint_lsn.store(start.0, esker_base::sync::Ordering::Relaxed);
-    for name in &end.files {
+    engine.checkpoint_lsn.store(renewed.log_start.0, esker_base::sync::Ordering::Relaxed);
+    for name in old_files {
         disk.remove(name)?;
     }
     let kept = superblock::checkpoint_name(renewed.checkpoint);
@@ -297,7 +308,7 @@ fn recover_with_log_on(
             disk.remove(&name)?;
         }
     }
-    Ok(engine)
+    Ok(())
 }
 
 /// Every segment that the checkpoint names must be there, whole; those it does not name are orphans
