@@ -57,6 +57,7 @@ struct Line {
     since: AtomicU64,
     words: [AtomicU64; WORDS],
 }
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64);
 
 /// The bits of a key: word and bit in it.
@@ -237,7 +238,7 @@ impl Drop for Lines {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::bucket::{init, insert, mark_of};
     use super::super::{Hash, way::Place};

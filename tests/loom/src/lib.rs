@@ -11,9 +11,13 @@
 mod epoch;
 #[path = "../../../src/store/latch.rs"]
 mod latch;
+#[path = "../../../index/src/fractal/recent.rs"]
+mod recent;
 
 mod epochs;
+mod hash;
 mod latches;
+mod memtables;
 mod ways;
 
 /// Runs all schedules in which a thread is stopped so often, at most, where it need not wait.
