@@ -171,16 +171,20 @@ impl Ring {
             return true;
         }
         if begin < self.floor {
+            esker_base::mark::CONFLICT_FORGOTTEN.hit();
             return false;
         }
         let after = |entry: &&(CommitNo, KeyMark)| entry.0 > begin;
-        !self.writes.iter().rev().take_while(after).any(|(_, key)| reads.met_by_key(key))
-            && !self
-                .ranges
-                .iter()
-                .rev()
-                .take_while(|entry| entry.0 > begin)
-                .any(|(_, range)| reads.met_by_range(range))
+        if self.writes.iter().rev().take_while(after).any(|(_, key)| reads.met_by_key(key)) {
+            esker_base::mark::CONFLICT_KEY.hit();
+            return false;
+        }
+        let after = |entry: &&(CommitNo, RangeMark)| entry.0 > begin;
+        if self.ranges.iter().rev().take_while(after).any(|(_, range)| reads.met_by_range(range)) {
+            esker_base::mark::CONFLICT_RANGE.hit();
+            return false;
+        }
+        true
     }
 }
 

@@ -160,15 +160,18 @@ fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     let no_space = |result: &Result<Engine>| matches!(result, Err(Error::NoSpace { .. }));
     let mut result = recover_with_log_on(disk, options, disk);
     if no_space(&result) && remove_stale_log_files(&**disk)? {
+        esker_base::mark::OPEN_WITHOUT_STALE.hit();
         result = recover_with_log_on(disk, options, disk);
     }
     if no_space(&result) && disk_reserve::remove(&**disk)? {
+        esker_base::mark::OPEN_WITHOUT_RESERVE.hit();
         result = recover_with_log_on(disk, options, disk);
         if let Ok(engine) = &result {
             engine.store.disk_reserve.note_given_up();
         }
     }
     if no_space(&result) {
+        esker_base::mark::OPEN_READ_ONLY.hit();
         let memory: Arc<dyn Disk> = Arc::new(MemDisk::new());
         result = recover_with_log_on(disk, options, &memory).map(|mut engine| {
             engine.read_only = true;
@@ -320,6 +323,7 @@ fn check_segments(disk: &dyn Disk, state: &mut crate::store::State) -> Result<()
         if state.segments.table.contains_key(&id) {
             found.insert(id);
         } else {
+            esker_base::mark::SEGMENT_ORPHANED.hit();
             disk.remove(&name)?;
         }
         // Ids are never reused, not even those of orphans.

@@ -136,6 +136,7 @@ impl Engine {
     }
 
     fn give_up_for_space(&self, working: &mut Working) {
+        esker_base::mark::WORK_GIVEN_UP.hit();
         let table = working.table.as_ref().map(|table| table.id);
         self.abandon(working);
         working.refused = table.and_then(|table| self.refused(table));

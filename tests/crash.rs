@@ -11,9 +11,16 @@ use crate::plants::LIVES;
 use crate::sim::seeds;
 use esker::{Durability, Index, Options};
 use esker_base::checksum::seeded;
+use esker_base::mark::{
+    BTREE_MERGED, BTREE_SHORTENED, BTREE_UNLINKED, CLEANED_UNDER_CUT, FRACTAL_BELOW,
+    FRACTAL_BESIDE, FRACTAL_GAP_CLOSED, FRACTAL_HANDED_DOWN, HASH_DIVIDED, HASH_JOINED,
+    LOG_FILE_SMALLER, LOG_NEXT_FILE, LOG_TORN_GROUP, OPEN_READ_ONLY, OPEN_WITHOUT_RESERVE,
+    OPEN_WITHOUT_STALE, PAGES_ABANDONED, SEGMENT_ORPHANED, SUPERBLOCK_TORN, VERSION_KEEPS_SEGMENT,
+    WORK_UNATTACHED,
+};
 use esker_conformance::crash::{self, KINDS, Tally, index_of, kind};
-use esker_conformance::exhaust;
 use esker_conformance::subject::Subject;
+use esker_conformance::{exhaust, marks};
 use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +68,7 @@ fn every_crash_at_every_operation_leaves_what_was_promised() {
         return;
     }
     check(&crash::each(Subject::DRAWN, 8, 200, 4));
+    marks::expect("crash", &[&LOG_TORN_GROUP, &LOG_NEXT_FILE, &SUPERBLOCK_TORN, &SEGMENT_ORPHANED]);
 }
 
 #[test]
@@ -76,6 +84,19 @@ fn every_crash_of_hash_tables() {
 #[test]
 fn every_crash_of_fractal_trees() {
     check(&crash::each(Subject::of(Index::Fractal), 20, 200, 3));
+}
+
+/// Tables of thousands of rows, so that trunks have several levels and are divided, buckets are joined, and gaps are closed.
+#[test]
+fn every_crash_of_large_tables() {
+    for (kind, count) in [(Index::Fractal, 20), (Index::Hash, 8), (Index::BTree, 4)] {
+        let tally = crash::each_deep(Subject::of(kind), count, 60);
+        eprintln!("{kind}: {} recoveries, by depth {:?}", tally.total(), tally.nested);
+    }
+    let all = [&SEGMENT_ORPHANED, &WORK_UNATTACHED, &VERSION_KEEPS_SEGMENT, &CLEANED_UNDER_CUT];
+    let kinds = [&BTREE_MERGED, &BTREE_SHORTENED, &BTREE_UNLINKED, &HASH_JOINED, &HASH_DIVIDED];
+    let fractal = [&FRACTAL_HANDED_DOWN, &FRACTAL_BESIDE, &FRACTAL_BELOW, &FRACTAL_GAP_CLOSED];
+    marks::expect("crash of large tables", &[&all[..], &kinds, &fractal].concat());
 }
 
 /// Nothing drawn: all scripts of up to two operations; `ESKER_LENGTH=n` takes all up to n.
@@ -99,6 +120,9 @@ fn lives_in_a_row_lose_nothing() {
     if seeds::is_default() {
         assert!(lives.errors * 25 > lives.count, "few met an error: {lives:?}");
     }
+    let on_full_disks =
+        [&LOG_FILE_SMALLER, &OPEN_WITHOUT_STALE, &OPEN_WITHOUT_RESERVE, &OPEN_READ_ONLY];
+    marks::expect("lives", &[&on_full_disks[..], &[&PAGES_ABANDONED]].concat());
 }
 
 /// Whatever a seed does once it does again, over crashes, faults, and what comes after them: a failure can be looked at.

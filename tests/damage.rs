@@ -7,6 +7,8 @@
 use crate::sim::script::{Key, Shape, Value, table_name};
 use crate::sim::{Choices, Known, Op, Rng, Runner, Settings, State, seeds};
 use esker::{Database, Durability, Error, Index, Options, Result};
+use esker_base::mark::{LOG_WITNESS, MAP_SECOND_IMAGE};
+use esker_conformance::marks;
 use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use std::collections::BTreeMap;
@@ -296,6 +298,7 @@ fn a_flipped_bit_is_reported_or_does_not_matter() {
         }
         assert!(sum(&counts, "wal-", &[Harmless]) > 0, "{counts:?}");
     }
+    marks::expect("damage", &[&LOG_WITNESS, &MAP_SECOND_IMAGE]);
 }
 
 #[test]

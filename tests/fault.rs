@@ -7,7 +7,9 @@
 use crate::plants::FAULTS;
 use crate::sim::{Settings, State, seeds};
 use esker::{Database, Durability, Error, Index, Options, Table};
+use esker_base::mark::{OPEN_READ_ONLY, OPEN_WITHOUT_RESERVE, PAGES_ABANDONED};
 use esker_conformance::fault::{self, ERRORS, KINDS, TIMES, Tally};
+use esker_conformance::marks;
 use esker_conformance::subject::Subject;
 use esker_io::sim::{CrashKind, Fault, FaultError, OpKind, SimDisk};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ fn the_nth_operation_of_each_kind_fails() {
         // Three errors of an open, one of a read, two of the five others.
         assert_eq!(tallies.len(), (3 + 1 + 2 * 5) * TIMES.len(), "each class is drawn");
     }
+    marks::expect("fault", &[&PAGES_ABANDONED, &OPEN_WITHOUT_RESERVE, &OPEN_READ_ONLY]);
 }
 
 fn options() -> Options {

@@ -6,9 +6,17 @@
 
 use crate::api::Scratch;
 use crate::plants::MODELS;
-use crate::sim::seeds;
-use esker_conformance::model;
+use crate::sim::{Script, Settings, seeds};
+use esker::Durability;
+use esker_base::mark::{
+    BTREE_CUT_AT_END, BTREE_MERGED, BTREE_SHORTENED, BTREE_UNLINKED, CLEANED_UNDER_CUT,
+    COMMIT_IN_PIECES, COMMIT_MISSING, COMMIT_RESERVE, CONFLICT_KEY, CONFLICT_RANGE, FRACTAL_BEHIND,
+    FRACTAL_BELOW, FRACTAL_BESIDE, FRACTAL_FROZEN, FRACTAL_GAP_CLOSED, FRACTAL_HANDED_DOWN,
+    HASH_BRANCH_GONE, HASH_DIVIDED, HASH_JOINED, HASH_SPLIT, VERSION_KEEPS_SEGMENT,
+    VERSION_SPILLED, WORK_UNATTACHED,
+};
 use esker_conformance::subject::Subject;
+use esker_conformance::{marks, model};
 use esker_io::mem::MemDisk;
 use esker_io::os::OsDisk;
 use esker_io::sim::SimDisk;
@@ -37,6 +45,42 @@ fn no_answer_differs_from_a_map() {
     for figure in reached {
         assert!(totals[figure] > 0, "{figure} stayed 0: {totals:?}");
     }
+    let store = [&WORK_UNATTACHED, &VERSION_SPILLED, &VERSION_KEEPS_SEGMENT, &CLEANED_UNDER_CUT];
+    let commits =
+        [&COMMIT_IN_PIECES, &COMMIT_MISSING, &COMMIT_RESERVE, &CONFLICT_KEY, &CONFLICT_RANGE];
+    let btree = [&BTREE_CUT_AT_END, &BTREE_MERGED, &BTREE_SHORTENED, &BTREE_UNLINKED];
+    let hash = [&HASH_SPLIT, &HASH_JOINED, &HASH_BRANCH_GONE, &HASH_DIVIDED];
+    let fractal = [
+        &FRACTAL_FROZEN,
+        &FRACTAL_HANDED_DOWN,
+        &FRACTAL_BEHIND,
+        &FRACTAL_BESIDE,
+        &FRACTAL_BELOW,
+        &FRACTAL_GAP_CLOSED,
+    ];
+    marks::expect("model", &[&store[..], &commits, &btree, &hash, &fractal].concat());
+}
+
+/// The same operations over each kind of index, at each level of durability, in several memories and layouts: each answer is that of
+/// the map, so all are the same.
+#[test]
+fn nor_with_other_settings() {
+    const SETTINGS: u64 = 4;
+    seeds::each(50, |seed| {
+        let script = model::script_of(Subject::DRAWN, seed);
+        for kind in Subject::KINDS {
+            for durability in [Durability::Sync, Durability::Os, Durability::Buffered] {
+                for other in 0..SETTINGS {
+                    // Those of another script: its page and memory sizes, log and compression.
+                    let settings = model::script_of(Subject::DRAWN, seed + 50 * other).settings;
+                    let shape = script.settings.shape;
+                    let settings = Settings { kinds: [kind; 3], durability, shape, ..settings };
+                    let script = Script { settings, ops: script.ops.clone() };
+                    model::run(Subject::of(kind), &script, Arc::new(SimDisk::new(seed)));
+                }
+            }
+        }
+    });
 }
 
 #[test]

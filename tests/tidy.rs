@@ -39,7 +39,7 @@ fn dependencies_point_one_way() {
         ("wal", &["esker-base", "esker-io"]),
         ("index", &["esker-base"]),
         (".", &["esker-base", "esker-io", "esker-wal", "esker-index"]),
-        ("index/conformance", &["esker", "esker-io"]),
+        ("index/conformance", &["esker", "esker-base", "esker-io"]),
         ("cli", &["esker", "esker-conformance"]),
     ]
     .into();

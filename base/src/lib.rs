@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod codec;
 pub mod error;
 pub mod id;
+pub mod mark;
 pub mod sync;
 
 pub use error::{Error, Result};

@@ -24,6 +24,7 @@ impl Engine {
                 self.make_log_room(job.payload.len(), job.set.only_deletes())?;
                 continue;
             }
+            esker_base::mark::COMMIT_IN_PIECES.hit();
             let commit = turn.last.next();
             let lsn = {
                 let Turn { tail, .. } = &mut *turn;

@@ -276,6 +276,7 @@ impl Engine {
                 drop(session);
                 self.leave_early(turn, commit, changed);
                 if matches!(stop, Some(Stop::Reserve)) {
+                    esker_base::mark::COMMIT_RESERVE.hit();
                     // At once what the rest may need, too. What fails here is met again.
                     let all = (needed + 1) * set.len() / done.max(1);
                     let _ignored = self.set_aside(most.min(all)).is_err();
@@ -336,6 +337,7 @@ impl Engine {
         let Some(stop) = stop else { return Ok(false) };
         if let Stop::Missing(_) = stop {
             self.is_missing_seen.store(true, Ordering::Relaxed);
+            esker_base::mark::COMMIT_MISSING.hit();
             count(&self.counters.commit_retries, 1);
             // The leaves push each other out of a memory that is too small for all: each try is in vain, and costs as
             // much as all before it.

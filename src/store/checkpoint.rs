@@ -76,6 +76,7 @@ impl Store {
                         .inspect_err(|_| self.abandon(&mut writer))?;
                 } else {
                     // The map may not know.
+                    esker_base::mark::VERSION_WRITTEN_BEFORE.hit();
                     let mut state = self.state.lock();
                     let load = &mut |node, at| self.load_map_node(node, at);
                     if state.map.get(*page, load)? != address {
@@ -186,6 +187,9 @@ impl Store {
             .iter()
             .flat_map(|(table, ranges)| ranges.iter().map(|(first, n)| (*table, *first, *n)))
             .collect();
+        if !state.unattached_at_cut.is_empty() {
+            esker_base::mark::WORK_UNATTACHED.hit();
+        }
         self.dirtied.swap(0, Ordering::Relaxed)
     }
 
@@ -228,7 +232,11 @@ impl Store {
             .collect();
         let mut removed = 0;
         for id in candidates {
-            if kept.contains(&id) || writer.unsynced.contains(&id) {
+            if kept.contains(&id) {
+                esker_base::mark::VERSION_KEEPS_SEGMENT.hit();
+                continue;
+            }
+            if writer.unsynced.contains(&id) {
                 continue;
             }
             self.files.remove(id)?;

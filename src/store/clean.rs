@@ -310,6 +310,9 @@ impl Store {
             }
             at += bytes as u64;
         }
+        if moved > 0 && self.versions.count() > 0 {
+            esker_base::mark::CLEANED_UNDER_CUT.hit();
+        }
         self.finish_moves(writer, &mut moves)?;
         let mut state = self.state.lock();
         if state.segments.table.get(&id).is_some_and(|segment| segment.live > 0) {

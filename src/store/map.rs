@@ -131,7 +131,9 @@ impl Map {
                 load(id, copies.first).or_else(|error| {
                     // Written anew with the next checkpoint, so that there are two again.
                     dirty = true;
-                    load(id, copies.second).map_err(|_also| error)
+                    let second = load(id, copies.second).map_err(|_also| error)?;
+                    esker_base::mark::MAP_SECOND_IMAGE.hit();
+                    Ok(second)
                 })?
             };
             self.nodes.insert(id, Node { entries, dirty, used: true });

@@ -152,6 +152,9 @@ pub(crate) fn rewrite(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
     // noise in the slot that is written first, is then one too many.)
     file.sync()?;
     let bad = bad_slots(disk, superblock)?;
+    if !bad.is_empty() {
+        esker_base::mark::SUPERBLOCK_TORN.hit();
+    }
     let mut slots = slots_of(superblock);
     slots.sort_by_key(|slot| !bad.contains(slot));
     for slot in slots {

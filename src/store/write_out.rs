@@ -129,6 +129,9 @@ impl Store {
         };
         // SAFETY: versions are immutable, and the frame is not reused under the pin.
         let body = unsafe { self.frames.body(frame) };
+        if into_map {
+            esker_base::mark::VERSION_CHECKPOINTED.hit();
+        }
         let number = self.encode(writer, frame, page, body);
         let address = self.append(writer, number, Lane::Fresh)?;
         let changed_at = version.changed_at;
@@ -197,6 +200,7 @@ impl Store {
     /// Gives up what is in the buffers: the pages are dirty again.
     pub(crate) fn abandon(&self, writer: &mut Writer) {
         for item in writer.pending.drain(..) {
+            esker_base::mark::PAGES_ABANDONED.hit();
             if let Pending::Page { frame, page, .. } = item {
                 let header = self.frames.header(frame);
                 header.latch_shared();
@@ -219,6 +223,7 @@ impl Store {
         changed_at: CommitNo,
     ) -> Result<()> {
         if state.checkpoint_cut.is_some_and(|cut| changed_at > cut) {
+            esker_base::mark::MAP_OVERLAY.hit();
             state.segments.add(address);
             let old = state.overlay.insert(page, (address, table));
             let old = old.map_or(Address::NONE, |(old, _)| old);
@@ -349,6 +354,7 @@ impl Store {
                 })
                 .flatten();
             if let Some(frame) = frame {
+                esker_base::mark::VERSION_SPILLED.hit();
                 self.frames.retire(frame);
                 excess -= 1;
             }

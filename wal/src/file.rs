@@ -128,7 +128,10 @@ pub(crate) struct Plan {
 /// disk lets go of it.
 pub(crate) fn make(disk: &dyn Disk, plan: &Plan, spare: Option<Spare>) -> Result<LogFile> {
     let source = match spare {
-        Some(spare) => spare,
+        Some(spare) => {
+            esker_base::mark::LOG_FILE_RECYCLED.hit();
+            spare
+        }
         None => create(disk, new_file_name(plan.header.sequence))?,
     };
     let mut name = source.name.clone();
@@ -188,6 +191,7 @@ fn allocate(file: &dyn File, plan: &Plan, least: u64) -> Result<u64> {
                 file.set_len(least)?;
             }
             file.preallocate(least)?;
+            esker_base::mark::LOG_FILE_SMALLER.hit();
             Ok(least)
         }
         Err(error) => Err(error),

@@ -247,6 +247,7 @@ impl<'a> Log<'a> {
                 let Some(witness) = self.witness(index, &mut body, end.end)? else {
                     return Ok(());
                 };
+                esker_base::mark::LOG_WITNESS.hit();
                 let offset = BODY_AT + (end.end.0 - header.start.0);
                 let detail = format!("{witness} says that {:?} was durable", end.end);
                 return Err(Error::corrupt("log group", &member.found.name, offset, detail));
@@ -257,6 +258,7 @@ impl<'a> Log<'a> {
                 let detail = format!("should be there and start at {:?}", header.end());
                 return Err(Error::corrupt("log file", name, 0, detail));
             };
+            esker_base::mark::LOG_NEXT_FILE.hit();
             (index, header) = next;
             end.end = header.start;
         }
@@ -298,6 +300,7 @@ impl<'a> Log<'a> {
                 Some(Item::Group(header)) => {
                     let group = body.bytes(at, u64::from(header.bytes))?;
                     if !is_signed(self.identity, lsn, group) {
+                        esker_base::mark::LOG_TORN_GROUP.hit();
                         return Ok(Stop::Bad);
                     }
                     end.end = after(&header);

@@ -222,6 +222,14 @@ pub fn script_of(subject: Subject<'_>, seed: u64, ops: usize) -> Script {
     script
 }
 
+/// The script of a history over large tables.
+pub fn deep_script_of(subject: Subject<'_>, seed: u64, ops: usize) -> Script {
+    let profile = Profile { ops: (ops, ops), writes: true, durability: None, kind: subject.kind };
+    let mut script = generate::deep_script(&mut Rng::new(seed), profile);
+    script.ops.push(Op::Settle);
+    script
+}
+
 /// One history with so many crashes at every operation of the disk.
 ///
 /// # Panics
@@ -279,19 +287,32 @@ pub fn history(
 
 /// Runs `count` histories of `ops` operations; the first that fails is cut down, printed, and panics.
 pub fn each(subject: Subject<'_>, count: u64, ops: usize, kinds_per_operation: u64) -> Tally {
+    each_of(subject, count, kinds_per_operation, |seed| script_of(subject, seed, ops))
+}
+
+/// As [`each`], over large tables.
+pub fn each_deep(subject: Subject<'_>, count: u64, ops: usize) -> Tally {
+    each_of(subject, count, 1, |seed| deep_script_of(subject, seed, ops))
+}
+
+fn each_of(
+    subject: Subject<'_>,
+    count: u64,
+    kinds_per_operation: u64,
+    script_of: impl Fn(u64) -> Script + Sync,
+) -> Tally {
     let tally = Mutex::new(Tally::default());
     seeds::each_reported(
         count,
         |seed| {
-            let script = script_of(subject, seed, ops);
-            let found = history(subject, &script, seed, kinds_per_operation);
+            let found = history(subject, &script_of(seed), seed, kinds_per_operation);
             tally.lock().expect("nobody panics with it").add(&found);
         },
         |seed| {
             let fails = |script: &Script| {
                 let _tally = history(subject, script, seed, kinds_per_operation);
             };
-            let short = seeds::shrink_some(&script_of(subject, seed, ops), SHRINK_TRIES, fails);
+            let short = seeds::shrink_some(&script_of(seed), SHRINK_TRIES, fails);
             seeds::print(seed, &short);
         },
     );

@@ -3,6 +3,8 @@
 //! Swarm testing: each script leaves a random part of the operations out and does others more often,
 //! since what happens rarely next to everything else happens often where it is nearly alone.
 
+mod deep;
+
 use crate::choices::Choices;
 use crate::runner::SLOTS;
 use crate::script::{
@@ -10,6 +12,8 @@ use crate::script::{
 };
 use esker::{Durability, Index, Isolation};
 use std::ops::Bound;
+
+pub use deep::deep_script;
 
 /// What a script is for.
 #[derive(Clone, Copy, Debug)]

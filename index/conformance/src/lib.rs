@@ -28,6 +28,7 @@ pub mod fault;
 pub mod generate;
 pub mod known;
 pub mod load;
+pub mod marks;
 pub mod model;
 pub mod runner;
 #[allow(missing_docs, reason = "operations are named after the calls they make")]

@@ -24,6 +24,9 @@ const ENDING: [Op; 7] = [
     Op::CompareAll,
 ];
 
+/// One script in so many has large tables.
+const DEEP_ONE_IN: u64 = 16;
+
 /// Figures of all databases of a run, summed.
 pub type Totals = BTreeMap<&'static str, u64>;
 
@@ -32,7 +35,11 @@ pub fn script_of(subject: Subject<'_>, seed: u64) -> Script {
     let ops = [60, 120, 120, 500][(seed % 4) as usize];
     let profile =
         Profile { ops: (ops / 4, ops), writes: false, durability: None, kind: subject.kind };
-    let mut script = generate::script(&mut Rng::new(seed), profile);
+    let mut rng = Rng::new(seed);
+    let mut script = match seed % DEEP_ONE_IN {
+        5 => generate::deep_script(&mut rng, Profile { ops: (40, 80), ..profile }),
+        _ => generate::script(&mut rng, profile),
+    };
     if seed % 16 == 9 {
         script.settings.shape = Shape::Long;
     }

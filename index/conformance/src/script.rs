@@ -28,6 +28,7 @@ impl Script {
                     | Op::Pop(..)
                     | Op::Batch(..)
                     | Op::Fill(..)
+                    | Op::Erase(..)
                     | Op::BulkLoad(..)
                     | Op::Submit(..)
                     | Op::Transact(_, _, true, _)
@@ -335,6 +336,8 @@ pub enum Op {
     Batch(Vec<(Tab, Write)>, Option<Durability>),
     /// A batch over many leaves: so many keys from this one on, modulo, with values of this length.
     Fill(Tab, Key, u16, u16, u32),
+    /// A batch that deletes so many keys from this one on, modulo, one by one.
+    Erase(Tab, Key, u16, u16),
     /// Rows in order: so many keys from this one on, with values of this length.
     BulkLoad(Tab, Key, u16, u32),
     /// A put that leaves a ticket in a slot, and waiting for it.

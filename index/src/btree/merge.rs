@@ -74,6 +74,7 @@ pub fn merge_at<P: TurnPages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<b
     pages.publish(new);
     other.body_mut().copy_from_slice(&merged);
     pages.free(page.id());
+    esker_base::mark::BTREE_MERGED.hit();
     for (gone, _) in &path.nodes[fork + 1..] {
         pages.free(gone.id());
     }
@@ -82,6 +83,7 @@ pub fn merge_at<P: TurnPages>(pages: &P, root: &ChildWord, key: &[u8]) -> Step<b
 
 /// Puts the only child of the root in its place.
 fn shorten<'a, P: TurnPages>(pages: &'a P, root: &ChildWord, path: &Path<'a, P>) -> Step<bool> {
+    esker_base::mark::BTREE_SHORTENED.hit();
     let root: PageId = root.page();
     if let [_, (child, _), ..] = &path.nodes[..] {
         let mut new = pages.replace(root, child.level(), child.words().len())?;

@@ -178,6 +178,7 @@ impl<'a, P: TurnPages> RangePlan<'a, P> {
         let mut new = self.pages.replace(node.id(), node.level(), kept)?;
         list.build(0..kept, new.parts_mut());
         self.pending.replace(new);
+        esker_base::mark::BTREE_UNLINKED.hit();
         self.drop_children(node, 0..first.start);
         self.drop_children(node, first.end..second.start);
         let fan = u32::from(node.level()) - 1;

@@ -71,6 +71,7 @@ fn choose_cuts(leaf: Leaf<'_>, key: &[u8], at: Result<usize, usize>) -> Vec<Cut>
         Err(i) if i > 0 && leaf.is_ascending(i) => {
             let cut = (i, pivot_between(&leaf.key(i - 1), key).to_vec());
             if fits(leaf, &[&cut]) {
+                esker_base::mark::BTREE_CUT_AT_END.hit();
                 return vec![cut];
             }
         }
@@ -119,6 +120,7 @@ fn middle_cuts(leaf: Leaf<'_>) -> Vec<Cut> {
             return vec![cut];
         }
     }
+    esker_base::mark::BTREE_ROW_APART.hit();
     let apart = (1..last).map(|row| [cut_at(leaf, row), cut_at(leaf, row + 1)]);
     let found = apart.into_iter().find(|[before, after]| fits(leaf, &[before, after]));
     found.expect("the row in the middle of the bytes can be put apart").to_vec()

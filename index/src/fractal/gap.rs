@@ -128,6 +128,7 @@ impl Fractal {
         if let Some(low) = low {
             let high = end.as_deref().or(gap.high.as_deref());
             let plan = btree::prepare_delete_range(pages, tree, &low, high)?;
+            esker_base::mark::FRACTAL_GAP_CLOSED.hit();
             plan.apply(&mut |_| debug_assert!(false, "tombstones have no large values"));
             // Each has taken a row away, and a merge will, now that the range deletes it.
             self.rows_owed.fetch_add(count, Ordering::Relaxed);

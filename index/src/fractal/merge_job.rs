@@ -226,6 +226,7 @@ impl MergeJob {
                 let moved_pages = runs.iter().map(|run| u64::from(run.pages)).sum();
                 self.moving = Moving::new(config, child, &parts, runs);
                 if self.moving.is_some() {
+                    esker_base::mark::FRACTAL_HANDED_DOWN.hit();
                     self.pages_total = self.pages_total.saturating_sub(moved_pages);
                     return Ok(());
                 }
@@ -264,6 +265,7 @@ impl MergeJob {
         let cut_pages = cut_pages(total as usize, config.node_pages as usize);
         // Nothing below may stop from here on: this is what the task owns.
         if behind.is_some() {
+            esker_base::mark::FRACTAL_BEHIND.hit();
             self.new.push(self.old[i].clone());
         }
         if bottom {
@@ -431,9 +433,11 @@ impl MergeJob {
                 let at = at.ok_or(Stop::Moved)?;
                 // A first child does not say where it begins.
                 built[0].pivot.clone_from(&divided[at].pivot);
+                esker_base::mark::FRACTAL_BESIDE.hit();
                 divided.splice(at..=at, built);
             } else {
                 // Fewer, and they fit now or are put together once more.
+                esker_base::mark::FRACTAL_BELOW.hit();
                 self.new = built;
                 return Ok(false);
             }

@@ -95,6 +95,7 @@ impl Fractal {
         parts.write(new.parts_mut());
         pages.publish(memtable);
         pages.publish(new);
+        esker_base::mark::FRACTAL_FROZEN.hit();
         self.recent.cover(tree);
         self.filled_bytes.store(0, Ordering::Relaxed);
         self.memtable_tombstones.store(0, Ordering::Relaxed);

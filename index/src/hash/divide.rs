@@ -92,6 +92,7 @@ pub(crate) fn divide<'a, P: TurnPages>(
         pages.publish(page);
     }
     pages.publish(top);
+    esker_base::mark::HASH_DIVIDED.hit();
     if replaced != node.id() {
         table.filters.forget(node.id());
         pages.free(node.id());

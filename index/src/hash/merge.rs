@@ -89,8 +89,10 @@ pub(crate) fn tidy<P: TurnPages>(
         }
     };
     pages.publish(new);
+    esker_base::mark::HASH_JOINED.hit();
     page.body_mut().copy_from_slice(&joined);
     if alone {
+        esker_base::mark::HASH_BRANCH_GONE.hit();
         pages.free(node.id());
     }
     pages.free(other.id());

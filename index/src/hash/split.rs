@@ -99,6 +99,7 @@ pub(crate) fn split<'a, P: TurnPages>(
         pages.publish(branch);
     }
     pages.publish(new);
+    esker_base::mark::HASH_SPLIT.hit();
     bucket::keep_some(page.body_mut(), halves[0], |i| !upper[i]);
     Ok(())
 }

@@ -105,6 +105,7 @@ impl<'o> Runner<'o> {
 
     /// Opens what is there and finds out which of the candidates it is.
     pub fn open_again(&mut self) -> Result<()> {
+        (self.bounds.is_reopened, self.bounds.is_seen) = (true, false);
         let options = (self.register)(self.settings.options());
         let db = options.open_on(Arc::clone(&self.disk))?;
         let found = State::read(&db)?;
@@ -230,6 +231,7 @@ impl<'o> Runner<'o> {
             Op::Fill(tab, first, count, modulo, len) => {
                 self.fill(*tab, *first, *count, *modulo, *len)
             }
+            Op::Erase(tab, first, count, modulo) => self.erase(*tab, *first, *count, *modulo),
             Op::BulkLoad(tab, first, count, len) => self.bulk_load(*tab, *first, *count, *len),
             Op::Submit(slot, tab, key, value) => self.submit(*slot, *tab, *key, *value),
             Op::Wait(slot) => self.wait(*slot),

@@ -154,6 +154,12 @@ impl Runner<'_> {
         self.batch(&writes, None)
     }
 
+    pub(super) fn erase(&mut self, tab: Tab, first: Key, count: u16, modulo: u16) -> Result<()> {
+        let writes: Vec<_> =
+            (0..count).map(|n| (tab, Write::Delete(Key((first.0 + n) % modulo)))).collect();
+        self.batch(&writes, None)
+    }
+
     pub(super) fn submit(&mut self, slot: u8, tab: Tab, key: Key, value: Value) -> Result<()> {
         let shape = self.settings.shape;
         let Some(handle) = self.existing(tab) else { return Ok(()) };

@@ -8,6 +8,8 @@ pub mod codec;
 pub mod error;
 #[path = "../../../../base/src/id.rs"]
 pub mod id;
+#[path = "../../../../base/src/mark.rs"]
+pub mod mark;
 pub mod sync;
 
 pub use error::{Error, Result};
