@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 use esker::{Database, Durability, Error, Index, Options, Table};
+use esker_base::mark::{MAP_OVERLAY, VERSION_CHECKPOINTED};
 use esker_io::sim::{CrashKind, SimDisk};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
@@ -103,6 +104,58 @@ fn history(kind: Index, prepare: fn(&Database)) {
     assert!(db.verify().unwrap().is_sound());
 }
 
+/// Rows of a table that is larger than memory, and how often all of them are put anew.
+const MANY: u32 = 400;
+const PASSES: u32 = 2;
+
+fn large_row(n: u32, version: u32) -> (Vec<u8>, Vec<u8>) {
+    (format!("{n:04}").into_bytes(), [&version.to_le_bytes()[..], &[n as u8; 300]].concat())
+}
+
+/// Checkpoints beside a writer whose pages are evicted while they run: those are newer than the cut, and go to an overlay until it has
+/// ended; what the cut sees are versions. Then the power goes, and all that was synced is there.
+fn checkpoints_beside_evictions(kind: Index) {
+    let disk = SimDisk::new(1);
+    let db = open(&disk);
+    let table = db.table("t", kind).unwrap();
+    for n in 0..MANY {
+        let (key, value) = large_row(n, 0);
+        table.put_with(key, value, Durability::Os).unwrap();
+    }
+    let writer = {
+        let table = table.clone();
+        thread::spawn(move || {
+            for n in (1..=PASSES).flat_map(|pass| (0..MANY).map(move |n| (n, pass))) {
+                let (key, value) = large_row(n.0, n.1);
+                table.put_with(key, value, Durability::Os).unwrap();
+            }
+        })
+    };
+    let watcher = {
+        let (db, table) = (db.clone(), table.clone());
+        thread::spawn(move || {
+            let snapshot = db.snapshot();
+            let look = |n: u32| snapshot.get(&table, large_row(n, 0).0).unwrap();
+            let before = [0, 49, 210].map(look);
+            for _ in 0..3 {
+                db.checkpoint().unwrap();
+                assert!([0, 49, 210].map(look) == before, "a snapshot has changed");
+            }
+        })
+    };
+    writer.join().unwrap();
+    watcher.join().unwrap();
+    db.sync().unwrap();
+    drop((db, table));
+    let db = open(&disk.crash_clone(CrashKind::None, 1));
+    let table = db.open_table("t").unwrap();
+    for n in 0..MANY {
+        let (key, value) = large_row(n, PASSES);
+        assert!(table.get(key).unwrap() == Some(value), "row {n}");
+    }
+    assert!(db.verify().unwrap().is_sound());
+}
+
 fn from_env(name: &str, usual: usize) -> usize {
     std::env::var(name).map_or(usual, |n| n.parse().expect("a number"))
 }
@@ -135,6 +188,25 @@ fn counting_in_a_hash_table() {
 #[test]
 fn counting_in_a_fractal_tree() {
     each_schedule(Index::Fractal);
+}
+
+#[test]
+fn checkpoints_beside_evictions_leave_nothing_out() {
+    for kind in [Index::BTree, Index::Hash, Index::Fractal] {
+        let half = from_env("ESKER_SCHEDULES", 100).div_ceil(20);
+        let seed = from_env("ESKER_SEED", 1) as u64;
+        let mut config = Config::new();
+        config.stack_size = 1 << 20;
+        // A thread takes many steps there.
+        config.max_steps = shuttle::MaxSteps::None;
+        let random = RandomScheduler::new_from_seed(seed, half);
+        Runner::new(random, config.clone()).run(move || checkpoints_beside_evictions(kind));
+        let few_changes = PctScheduler::new_from_seed(seed, 3, half);
+        Runner::new(few_changes, config).run(move || checkpoints_beside_evictions(kind));
+    }
+    for mark in [&MAP_OVERLAY, &VERSION_CHECKPOINTED] {
+        assert!(mark.hits() > 0, "{} was not met", mark.name());
+    }
 }
 
 /// The schedules are of some use: this bug is found.
