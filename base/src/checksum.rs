@@ -15,6 +15,16 @@ pub fn seeded(seed: &[u64], parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
+/// Goes on where a checksum has ended: that of what `before` is of, followed by `parts`. Few long parts are cheaper than many
+/// short ones.
+pub fn continued(before: u32, parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +35,12 @@ mod tests {
         assert_eq!(a, seeded(&[1, 2], &[b"a", b"bc"]));
         assert_ne!(a, seeded(&[2, 1], &[b"abc"]));
         assert_ne!(a, seeded(&[1, 2], &[b"abd"]));
+    }
+
+    #[test]
+    fn a_checksum_goes_on_where_one_has_ended() {
+        let before = seeded(&[1, 2], &[b"a"]);
+        assert_eq!(continued(before, &[b"b", b"c"]), seeded(&[1, 2], &[b"abc"]));
+        assert_eq!(continued(before, &[]), before);
     }
 }

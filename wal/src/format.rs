@@ -30,7 +30,7 @@
 //! stand where a group was written and lost. If they meant "go on further down", a reader would
 //! step over the lost group to a later one that survived.
 
-use esker_base::checksum::seeded;
+use esker_base::checksum::{continued, seeded};
 use esker_base::codec::Reader;
 use esker_base::{CommitNo, DatabaseId, Lsn};
 
@@ -91,8 +91,24 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn crc(self, lsn: Lsn, parts: &[&[u8]]) -> u32 {
-        seeded(&[self.database.0, self.incarnation, lsn.0], parts)
+    /// What all checksums of the log begin with.
+    pub(crate) fn seed(self) -> Seed {
+        Seed(seeded(&[self.database.0, self.incarnation], &[]))
+    }
+}
+
+/// The checksum of an [`Identity`], with which every other goes on: whoever signs many groups takes it once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    /// The checksum of what stands at `lsn`: its `first` four bytes, and what follows the place for the checksum.
+    #[inline]
+    fn crc(self, lsn: Lsn, first: [u8; 4], rest: &[&[u8]]) -> u32 {
+        let mut head = [0; 12];
+        head[..8].copy_from_slice(&lsn.0.to_le_bytes());
+        head[8..].copy_from_slice(&first);
+        continued(continued(self.0, &[&head]), rest)
     }
 }
 
@@ -211,22 +227,23 @@ impl GroupHeader {
 }
 
 /// Fills in the checksum of a group whose header and payload lie in `group`.
-pub(crate) fn sign(identity: Identity, lsn: Lsn, group: &mut [u8]) {
-    let crc = identity.crc(lsn, &[&group[..GROUP_CRC_AT], &group[GROUP_LSN_AT..]]);
+pub(crate) fn sign(seed: Seed, lsn: Lsn, group: &mut [u8]) {
+    let first = *group.first_chunk().expect("a group has a header");
+    let crc = seed.crc(lsn, first, &[&group[GROUP_LSN_AT..]]);
     group[GROUP_CRC_AT..GROUP_LSN_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// As [`sign`], for a payload that lies elsewhere.
 pub(crate) fn sign_parts(
-    identity: Identity,
+    seed: Seed,
     lsn: Lsn,
     header: &mut [u8; GROUP_HEADER_BYTES],
     payload: &[&[u8]],
 ) {
-    let mut parts = Vec::with_capacity(payload.len() + 2);
-    parts.extend([&header[..GROUP_CRC_AT], &header[GROUP_LSN_AT..]]);
-    parts.extend_from_slice(payload);
-    let crc = identity.crc(lsn, &parts);
+    let mut rest = Vec::with_capacity(payload.len() + 1);
+    rest.push(&header[GROUP_LSN_AT..]);
+    rest.extend_from_slice(payload);
+    let crc = seed.crc(lsn, *header.first_chunk().expect("longer than that"), &rest);
     header[GROUP_CRC_AT..GROUP_LSN_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -246,7 +263,7 @@ pub(crate) fn peek(identity: Identity, lsn: Lsn, head: &[u8], room: u64) -> Opti
     let bytes = fields.u32()?;
     let crc = fields.u32()?;
     if bytes == PAD || bytes == CLOSE {
-        if identity.crc(lsn, &[&bytes.to_le_bytes()]) != crc {
+        if identity.seed().crc(lsn, bytes.to_le_bytes(), &[]) != crc {
             return None;
         }
         // A pad stands inside a block: at its start there is nothing to pad.
@@ -279,30 +296,28 @@ pub(crate) fn group_lsn(head: &[u8]) -> Option<Lsn> {
 
 /// Verifies the checksum of a whole group.
 pub(crate) fn is_signed(identity: Identity, lsn: Lsn, group: &[u8]) -> bool {
-    let Some(stored) = group.get(GROUP_CRC_AT..GROUP_LSN_AT).and_then(|crc| crc.first_chunk())
-    else {
-        return false;
-    };
-    let crc = identity.crc(lsn, &[&group[..GROUP_CRC_AT], &group[GROUP_LSN_AT..]]);
+    let Some((first, rest)) = group.split_first_chunk() else { return false };
+    let Some((stored, rest)) = rest.split_first_chunk() else { return false };
+    let crc = identity.seed().crc(lsn, *first, &[rest]);
     u32::from_le_bytes(*stored) == crc
 }
 
 /// Tells the reader to go on at the next block.
-pub(crate) fn pad(identity: Identity, lsn: Lsn) -> [u8; MARKER_BYTES] {
-    marker(PAD, identity, lsn)
+pub(crate) fn pad(seed: Seed, lsn: Lsn) -> [u8; MARKER_BYTES] {
+    marker(PAD, seed, lsn)
 }
 
 /// Tells the reader to go on in the next file, which was durable, name and header, when this was
 /// written.
-pub(crate) fn close(identity: Identity, lsn: Lsn) -> [u8; MARKER_BYTES] {
-    marker(CLOSE, identity, lsn)
+pub(crate) fn close(seed: Seed, lsn: Lsn) -> [u8; MARKER_BYTES] {
+    marker(CLOSE, seed, lsn)
 }
 
-fn marker(kind: u32, identity: Identity, lsn: Lsn) -> [u8; MARKER_BYTES] {
+fn marker(kind: u32, seed: Seed, lsn: Lsn) -> [u8; MARKER_BYTES] {
     let kind = kind.to_le_bytes();
     let mut out = [0; MARKER_BYTES];
     out[..4].copy_from_slice(&kind);
-    out[4..].copy_from_slice(&identity.crc(lsn, &[&kind]).to_le_bytes());
+    out[4..].copy_from_slice(&seed.crc(lsn, kind, &[]).to_le_bytes());
     out
 }
 
@@ -387,7 +402,7 @@ mod tests {
         let header = GroupHeader { bytes: 39, lsn, commit: CommitNo(9), durable: Lsn(0x10_0000) };
         let mut group = header.encode().to_vec();
         group.extend_from_slice(payload);
-        sign(IDENTITY, lsn, &mut group);
+        sign(IDENTITY.seed(), lsn, &mut group);
         assert_eq!(
             hex(&group),
             concat!(
@@ -398,7 +413,7 @@ mod tests {
         assert_eq!(peek(IDENTITY, lsn, &group, 39), Some(Item::Group(header)));
         assert!(is_signed(IDENTITY, lsn, &group));
         let mut apart = header.encode();
-        sign_parts(IDENTITY, lsn, &mut apart, &[b"pay", b"", b"load"]);
+        sign_parts(IDENTITY.seed(), lsn, &mut apart, &[b"pay", b"", b"load"]);
         assert_eq!(apart, group[..GROUP_HEADER_BYTES]);
         assert_eq!(peek(IDENTITY, lsn, &group, 38), None, "past the end of the body");
         assert_eq!(peek(IDENTITY, Lsn(lsn.0 + 8), &group, 39), None, "of another place");
@@ -409,11 +424,11 @@ mod tests {
     #[test]
     fn golden_markers() {
         let lsn = Lsn(0x10_0040);
-        assert_eq!(hex(&pad(IDENTITY, lsn)), "feffffffca4c2d9a");
-        assert_eq!(hex(&close(IDENTITY, lsn)), "ffffffffaf2b9122");
-        assert_eq!(peek(IDENTITY, lsn, &pad(IDENTITY, lsn), 64), Some(Item::Pad));
-        assert_eq!(peek(IDENTITY, lsn, &close(IDENTITY, lsn), 64), Some(Item::Close));
-        assert_eq!(peek(IDENTITY, Lsn(lsn.0 + 8), &pad(IDENTITY, lsn), 64), None);
+        assert_eq!(hex(&pad(IDENTITY.seed(), lsn)), "feffffffca4c2d9a");
+        assert_eq!(hex(&close(IDENTITY.seed(), lsn)), "ffffffffaf2b9122");
+        assert_eq!(peek(IDENTITY, lsn, &pad(IDENTITY.seed(), lsn), 64), Some(Item::Pad));
+        assert_eq!(peek(IDENTITY, lsn, &close(IDENTITY.seed(), lsn), 64), Some(Item::Close));
+        assert_eq!(peek(IDENTITY, Lsn(lsn.0 + 8), &pad(IDENTITY.seed(), lsn), 64), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::Options;
 use crate::file::{LogFile, Plan, Spare, make};
 use crate::format::{
     BLOCK_BYTES, BODY_AT, BODY_BYTES_MIN, FileHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES,
-    GroupHeader, Identity, MARKER_BYTES, close, group_room, pad, parse_name, round_up, sign,
+    GroupHeader, Identity, MARKER_BYTES, Seed, close, group_room, pad, parse_name, round_up, sign,
     sign_parts, to_usize,
 };
 use crate::reader::survey;
@@ -45,6 +45,7 @@ pub struct Wal {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: Options,
     pub(crate) identity: Identity,
+    pub(crate) seed: Seed,
     pub(crate) files: Mutex<Files>,
     /// Held while a file is made, syncs included. Taken before `maintenance`.
     pub(crate) making: Mutex<Making>,
@@ -173,6 +174,7 @@ impl Wal {
             disk,
             options,
             identity,
+            seed: identity.seed(),
             files: Mutex::new(Files {
                 live: VecDeque::from([Arc::clone(&file)]),
                 ready: VecDeque::new(),
@@ -250,7 +252,7 @@ impl Wal {
             for part in payload {
                 tail.scratch.extend_from_slice(part);
             }
-            sign(self.identity, lsn, &mut tail.scratch);
+            sign(self.seed, lsn, &mut tail.scratch);
             tail.scratch.resize(to_usize(room), 0);
             if by_call {
                 let group_end = end;
@@ -264,7 +266,7 @@ impl Wal {
         } else {
             // The process may die in between: then the checksum does not fit, and the group is
             // torn.
-            sign_parts(self.identity, lsn, &mut header, payload);
+            sign_parts(self.seed, lsn, &mut header, payload);
             let mut at = tail.at();
             for part in [&header[..]].iter().chain(payload) {
                 tail.file.window.store(at, part);
@@ -292,7 +294,7 @@ impl Wal {
         if !is_likely || end.0.is_multiple_of(BLOCK_BYTES) {
             return end;
         }
-        tail.scratch.extend_from_slice(&pad(self.identity, end));
+        tail.scratch.extend_from_slice(&pad(self.seed, end));
         Lsn(round_up(end.0, BLOCK_BYTES))
     }
 
@@ -334,7 +336,7 @@ impl Wal {
     /// durable without its blocks ever being written again (W5). Returns the position.
     pub fn seal(&self, tail: &mut Tail) -> Lsn {
         let end = round_up(tail.position.0, BLOCK_BYTES);
-        if end != tail.position.0 && !self.mark(tail, &pad(self.identity, tail.position)) {
+        if end != tail.position.0 && !self.mark(tail, &pad(self.seed, tail.position)) {
             return tail.position;
         }
         tail.lone_seals = if tail.groups_since_seal == 1 { tail.lone_seals + 1 } else { 0 };
@@ -388,7 +390,7 @@ impl Wal {
     fn switch(&self, tail: &mut Tail, room: u64) -> bool {
         let mut files = self.files.lock();
         while !tail.file.holds(tail.at(), room) {
-            if !self.mark(tail, &close(self.identity, tail.position)) {
+            if !self.mark(tail, &close(self.seed, tail.position)) {
                 return false;
             }
             let next = files.ready.pop_front().expect("append after fits: a ready file is there");
