@@ -29,11 +29,14 @@ impl Version {
     }
 }
 
+/// By page, and by the commit that they began at.
+type Shard = BTreeMap<(PageId, CommitNo), Version>;
+
 /// All old versions, by page.
 #[derive(Debug)]
 pub(crate) struct Versions {
     /// Ordered maps, so that walking them does not depend on a hasher.
-    shards: Vec<Mutex<BTreeMap<PageId, Vec<Version>>>>,
+    shards: Vec<Mutex<Shard>>,
     count: AtomicUsize,
     in_frames: AtomicUsize,
 }
@@ -47,7 +50,7 @@ impl Versions {
         }
     }
 
-    fn shard(&self, page: PageId) -> &Mutex<BTreeMap<PageId, Vec<Version>>> {
+    fn shard(&self, page: PageId) -> &Mutex<Shard> {
         #[expect(clippy::cast_possible_truncation, reason = "taken modulo the shards")]
         &self.shards[page.0 as usize % SHARDS]
     }
@@ -67,7 +70,8 @@ impl Versions {
             self.in_frames.fetch_add(1, Ordering::Relaxed);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.shard(page).lock().entry(page).or_default().push(version);
+        let old = self.shard(page).lock().insert((page, version.changed_at), version);
+        debug_assert!(old.is_none(), "a page changes once in a commit that a cut does not see");
     }
 
     /// The version that a cut sees, if an old one is what it sees.
@@ -76,7 +80,9 @@ impl Versions {
             return None;
         }
         let shard = self.shard(page).lock();
-        shard.get(&page)?.iter().find(|version| version.is_seen_by(cut)).copied()
+        let until_cut = (page, CommitNo(0))..=(page, cut);
+        let (_, version) = shard.range(until_cut).next_back()?;
+        version.is_seen_by(cut).then_some(*version)
     }
 
     /// Changes the version of `page` that began at `changed_at`, if it is still kept.
@@ -87,8 +93,7 @@ impl Versions {
         change: impl FnOnce(&mut Version) -> R,
     ) -> Option<R> {
         let mut shard = self.shard(page).lock();
-        let version =
-            shard.get_mut(&page)?.iter_mut().find(|version| version.changed_at == changed_at)?;
+        let version = shard.get_mut(&(page, changed_at))?;
         let before = version.frame.is_some();
         let result = change(version);
         match (before, version.frame.is_some()) {
@@ -109,10 +114,9 @@ impl Versions {
             return found;
         }
         for shard in &self.shards {
-            for (page, versions) in shard.lock().iter() {
-                let wanted = versions.iter().filter(|version| pick(*page, version));
-                found.extend(wanted.map(|version| (*page, *version)));
-            }
+            let shard = shard.lock();
+            let wanted = shard.iter().filter(|((page, _), version)| pick(*page, version));
+            found.extend(wanted.map(|((page, _), version)| (*page, *version)));
         }
         found.sort_unstable_by_key(|(page, version)| (*page, version.changed_at));
         found
@@ -127,20 +131,17 @@ impl Versions {
             return frames;
         }
         for shard in &self.shards {
-            shard.lock().retain(|_, versions| {
-                versions.retain(|version| {
-                    let keep = version.until > published
-                        || cuts.iter().any(|cut| version.is_seen_by(*cut));
-                    if !keep {
-                        self.count.fetch_sub(1, Ordering::Relaxed);
-                        if let Some(frame) = version.frame {
-                            self.in_frames.fetch_sub(1, Ordering::Relaxed);
-                            frames.push(frame);
-                        }
+            shard.lock().retain(|_, version| {
+                let keep =
+                    version.until > published || cuts.iter().any(|cut| version.is_seen_by(*cut));
+                if !keep {
+                    self.count.fetch_sub(1, Ordering::Relaxed);
+                    if let Some(frame) = version.frame {
+                        self.in_frames.fetch_sub(1, Ordering::Relaxed);
+                        frames.push(frame);
                     }
-                    keep
-                });
-                !versions.is_empty()
+                }
+                keep
             });
         }
         frames
