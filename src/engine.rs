@@ -118,8 +118,10 @@ impl Wake {
 pub(crate) struct EngineCounters {
     /// On the read path: no line that readers of different leaves share.
     pub(crate) gets: Striped,
+    /// Rows written and deleted by single operations, each of which is a commit. In the turn.
     pub(crate) puts: AtomicU64,
     pub(crate) deletes: AtomicU64,
+    /// Other commits.
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
     pub(crate) commit_retries: AtomicU64,
@@ -407,6 +409,12 @@ impl Engine {
             self.solo_ended.wait(&mut turn);
         }
         turn
+    }
+
+    /// As [`Self::enter`] for a write of its own, but does not wait.
+    #[inline]
+    pub(crate) fn try_enter(&self) -> Option<MutexGuard<'_, Turn>> {
+        self.turn.try_lock().filter(|turn| turn.solo.is_none())
     }
 
     /// Publishes a commit. In the turn.

@@ -160,7 +160,7 @@ impl Stats {
             gets: own.gets.sum(),
             puts: get(&own.puts),
             deletes: get(&own.deletes),
-            commits: get(&own.commits),
+            commits: get(&own.commits) + get(&own.puts) + get(&own.deletes),
             conflicts: get(&own.conflicts),
             commit_retries: get(&own.commit_retries),
             last_commit: engine.store.published().0,

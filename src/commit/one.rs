@@ -6,14 +6,14 @@ use crate::engine::{Engine, Tries};
 use crate::kinds::AnyPrepared;
 use crate::options::Durability;
 use crate::record::Record;
-use crate::store::count;
+use crate::store::count_in_turn;
 use crate::store::pages::TurnSession;
 use crate::turn::Turn;
 use crate::value::{Handle, NewValue};
 use esker_base::sync::{Ordering, thread_local};
 use esker_base::{CommitNo, Error, Lsn, Result};
 use esker_index::kind::{Existing, Look, PreparedWrite, Value};
-use esker_index::pages::{Step, View};
+use esker_index::pages::{Step, Stop, View};
 use std::cell::RefCell;
 
 thread_local! {
@@ -61,7 +61,6 @@ impl Engine {
                 large = Some(NewValue::new(&self.store, table.id, value)?);
             }
         }
-        count(if value.is_some() { &self.counters.puts } else { &self.counters.deletes }, 1);
         PAYLOAD.with_borrow_mut(|payload| {
             payload.clear();
             match value {
@@ -97,10 +96,21 @@ impl Engine {
         let look = expect.look();
         let mut tries = Tries::default();
         self.throttle(table, value.is_none())?;
+        let mut is_warm = false;
         loop {
-            // Outside the turn: bring the leaf in, and its lines into the cache.
-            self.read(View::Current, |session| table.index.warm(session, &table.root, key, look))?;
-            let mut turn = self.enter(0);
+            // Who finds the turn free goes down once, in it. Who would have to wait brings the leaf in meanwhile, and its lines
+            // into the cache; so does who has found a page missing.
+            let free = if is_warm { None } else { self.try_enter() };
+            let was_free = free.is_some();
+            let mut turn = if let Some(turn) = free {
+                turn
+            } else {
+                self.read(View::Current, |session| {
+                    table.index.warm(session, &table.root, key, look)
+                })?;
+                self.enter(0)
+            };
+            is_warm = true;
             self.check_writable()?;
             if table.dropped.load(Ordering::Relaxed) {
                 return Err(Error::UnknownTable { name: table.name.clone() });
@@ -117,12 +127,14 @@ impl Engine {
             }
             drop(turn);
             match step {
+                Err(Stop::Missing(_)) if was_free => {}
                 Err(stop) => self.follow_up(stop, View::Current, &mut tries)?,
                 Ok(OneWrite::Refused) => return Ok(None),
                 Ok(OneWrite::Nothing(lsn)) => return Ok(Some(lsn)),
                 Ok(OneWrite::Done { lsn, rows, sparse }) => {
-                    table.add_rows(rows);
-                    count(&self.counters.commits, 1);
+                    if rows != 0 {
+                        table.add_rows(rows);
+                    }
                     if sparse {
                         self.merge_leaf(table, key);
                     }
@@ -175,6 +187,8 @@ impl Engine {
         if let Some(large) = large {
             large.commit(commit);
         }
+        let counters = &self.counters;
+        count_in_turn(if new.is_some() { &counters.puts } else { &counters.deletes }, 1);
         if ring.is_recording() {
             ring.wrote(commit, KeyMark::new(table.id, key));
         }

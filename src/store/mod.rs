@@ -308,6 +308,13 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
+/// As [`count`], for one that is added to in the turn only: without a locked instruction, which would wait for all stores
+/// before it.
+#[inline]
+pub(crate) fn count_in_turn(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
 /// The store.
 #[derive(Debug)]
 pub(crate) struct Store {

@@ -245,10 +245,14 @@ impl PageWrite for Write<'_, '_> {
                 }
             }
             header.changed_at.store(self.turn.commit.0, Ordering::Relaxed);
-            if !header.has(DIRTY) {
+            let state = header.state.load(Ordering::Acquire);
+            if state & DIRTY == 0 {
                 count(&store.dirtied, 1);
             }
-            header.set(DIRTY | REFERENCED);
+            // Most are dirty already: a locked instruction less.
+            if state & (DIRTY | REFERENCED) != DIRTY | REFERENCED {
+                header.set(DIRTY | REFERENCED);
+            }
             self.turn.changed.set(true);
         }
         // SAFETY: the exclusive latch is held, and `&mut self` excludes other slices.
