@@ -192,6 +192,20 @@ impl<'a> Leaf<'a> {
             Err(_) => need,
         }
     }
+    /// The bytes that putting a row will write, but for head and slot; if the leaf is compacted first, others.
+    #[inline]
+    pub(crate) fn place_of(
+        &self,
+        at: Result<usize, usize>,
+        key: &[u8],
+        value: &Value<'_>,
+    ) -> Range<usize> {
+        if let Ok(i) = at {
+            return self.slot(i)..self.slot(i) + self.record_bytes(i);
+        }
+        let heap = u16_at(self.body, HEAP_AT);
+        heap.saturating_sub(self.need_bytes(key, value) - ENTRY_BYTES)..heap
+    }
     /// True if the last inserts went up one place at a time and the next one at `i` goes on so.
     pub(crate) fn is_ascending(&self, i: usize) -> bool {
         const RUN_MIN: usize = 6;

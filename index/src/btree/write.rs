@@ -68,6 +68,10 @@ pub fn prepare<'a, P: TurnPages>(
         let leaf = Leaf::new(page.body());
         let at = leaf.search(key);
         if new.is_none_or(|value| leaf.growth_bytes(at, key, value) <= leaf.free_bytes()) {
+            if let Some(value) = new {
+                // What it will write: on its way while the log takes its copy.
+                page.prefetch(leaf.place_of(at, key, value));
+            }
             return Ok(Prepared { leaf: page, key, at, deleted: false });
         }
         split_for(pages, root, page, key, at)?;

@@ -26,7 +26,7 @@ fn latch<'a, P: TurnPages>(
     mut route: impl Route,
     above: Option<u8>,
 ) -> Step<P::Write<'a>> {
-    let page = pages.read(word, View::Current)?;
+    let page = pages.read_asked(word, View::Current)?;
     check_level(&page, above)?;
     let level = page.level();
     if level == 0 {
@@ -75,7 +75,7 @@ pub(crate) fn prepare<'a, P: TurnPages>(
     loop {
         let page = latch(pages, root, ToKey::guessed(table, pages, key, first), None)?;
         let bucket = Bucket::new(page.body());
-        let at = bucket.find(mark, key);
+        let at = bucket.find_asking(mark, key, |record| page.prefetch(record));
         let mut growth = Growth::default();
         if let Some(value) = new {
             growth.put(bucket, at, key, value);

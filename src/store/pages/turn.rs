@@ -13,6 +13,7 @@ use esker_index::pages::{
     ChildWord, PageNew, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
 };
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 /// What the turn lends to the indexes: frames and page ids set aside, and where to put what they give
 /// up. Lives in the turn's state.
@@ -170,11 +171,19 @@ impl Pages for TurnSession<'_> {
     where
         Self: 'a;
 
-    /// As a reader's, but the turn never waits for publication: what is newer is its own.
+    #[inline]
     fn read<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
-        self.touch();
-        let View::Current = view else { return self.session.read(word, view) };
         self.session.prefetch_front(word);
+        self.read_asked(word, view)
+    }
+    #[inline]
+    fn prefetch(&self, word: &ChildWord, content: Range<usize>) {
+        self.session.prefetch(word, content);
+    }
+    /// As a reader's, but the turn never waits for publication: what is newer is its own.
+    fn read_asked<'a>(&'a self, word: &ChildWord, view: View) -> Step<Read<'a>> {
+        self.touch();
+        let View::Current = view else { return self.session.read_asked(word, view) };
         loop {
             let (page, frame) = self.session.frame_of(word)?;
             let header = self.session.store.frames.header(frame);
@@ -220,6 +229,11 @@ impl PageRead for Write<'_, '_> {
     }
     fn words(&self) -> &[ChildWord] {
         self.turn.session.store.frames.words(self.frame)
+    }
+    #[inline]
+    fn prefetch(&self, body: Range<usize>) {
+        // Leaves have no words before their body.
+        self.turn.session.store.frames.prefetch(self.frame, body);
     }
     fn body(&self) -> &[u8] {
         // SAFETY: the exclusive latch is held.
