@@ -164,6 +164,12 @@ impl Engine {
         session.set_table(table.id);
         session.set_bounded();
         let changed = || session.changed().then_some(commit);
+        // While the lines of its page, which it asks for if it can guess where that is, are on their way.
+        table.index.ask_ahead_in_turn(&session, key);
+        let staged = match expect {
+            Expect::Anything if new.is_some() => self.wal.stage(tail, commit, payload),
+            _ => None,
+        };
         let prepared = table.index.prepare(&session, &table.root, key, new.as_ref(), expect.look());
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
@@ -176,7 +182,10 @@ impl Engine {
             // Deleting what is not there changes nothing: no record, no commit.
             return (changed(), Ok(OneWrite::Nothing(tail.position())));
         }
-        let lsn = self.wal.append(tail, commit, &[payload]);
+        let lsn = match staged {
+            Some(staged) => self.wal.append_staged(tail, &staged),
+            None => self.wal.append(tail, commit, &[payload]),
+        };
         if let Some(old) = prepared.replaced() {
             self.free_large(&session, &old);
         }

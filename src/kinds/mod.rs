@@ -167,6 +167,13 @@ impl AnyKind {
             _ => false,
         }
     }
+    /// As [`Self::ask_ahead`], in the turn.
+    #[inline]
+    pub(crate) fn ask_ahead_in_turn(&self, pages: &TurnSession<'_>, key: &[u8]) {
+        if let Self::Hash(kind) = self {
+            kind.ask_ahead(pages, key);
+        }
+    }
     pub(crate) fn page_of(
         &self,
         pages: &Session<'_>,

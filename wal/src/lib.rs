@@ -52,7 +52,7 @@ pub use esker_base::{CommitNo, DatabaseId, Lsn};
 pub use reader::{End, Group, is_used, read};
 pub use salvage::{LostGroups, Salvaged, databases, salvage};
 pub use stats::WalStats;
-pub use writer::{Tail, Wal};
+pub use writer::{Staged, Tail, Wal};
 
 /// Size of the first file of a log unless set: small, so that an empty database is.
 pub const FIRST_FILE_BYTES: u64 = 1 << 20;

@@ -106,6 +106,13 @@ pub struct Tail {
     lone_seals: u32,
 }
 
+/// A group in the tail's scratch buffer, for where the tail was: see [`Wal::stage`].
+#[derive(Debug)]
+pub struct Staged {
+    lsn: Lsn,
+    bytes: usize,
+}
+
 impl Tail {
     /// Where the next group goes, unless it needs another file: everything appended so far lies
     /// before, everything later does not. Good as a start for [`crate::read()`].
@@ -242,18 +249,9 @@ impl Wal {
         assert!(by_call || tail.file.is_populated(tail.at(), room), "append without fits");
 
         let lsn = tail.position;
-        #[expect(clippy::cast_possible_truncation, reason = "at most GROUP_BYTES_MAX")]
-        let header = GroupHeader { bytes: bytes as u32, lsn, commit, durable: self.durable() };
-        let mut header = header.encode();
         let mut end = Lsn(lsn.0 + room);
         if by_call || bytes <= SCRATCH_BYTES - GROUP_HEADER_BYTES {
-            tail.scratch.clear();
-            tail.scratch.extend_from_slice(&header);
-            for part in payload {
-                tail.scratch.extend_from_slice(part);
-            }
-            sign(self.seed, lsn, &mut tail.scratch);
-            tail.scratch.resize(to_usize(room), 0);
+            self.put_together(tail, commit, bytes, payload);
             if by_call {
                 let group_end = end;
                 end = self.pad_if_lone(tail, end);
@@ -266,6 +264,7 @@ impl Wal {
         } else {
             // The process may die in between: then the checksum does not fit, and the group is
             // torn.
+            let mut header = self.header(tail, commit, bytes).encode();
             sign_parts(self.seed, lsn, &mut header, payload);
             let mut at = tail.at();
             for part in [&header[..]].iter().chain(payload) {
@@ -275,16 +274,64 @@ impl Wal {
             let gap = [0; MARKER_BYTES];
             tail.file.window.store(at, &gap[..to_usize(room) - bytes]);
         }
-        bump(&self.counters.bytes, bytes as u64);
-        bump(&self.counters.groups, 1);
-        tail.groups_since_seal += 1;
-        self.move_to(tail, end);
+        self.appended(tail, bytes, end);
         if by_call && tail.groups_since_seal > BY_CALL_GROUPS {
             self.by_call.store(false, Ordering::Relaxed);
             // What comes needs populated pages.
             self.upkeep_at.store(end.0, Ordering::Release);
         }
         end
+    }
+
+    /// In the turn, after [`Wal::fits`]: puts the group of a payload together, checksum and all, but does not append it. Who has
+    /// asked for lines of memory can do that until they arrive. `None` if it is not worth it.
+    pub fn stage(&self, tail: &mut Tail, commit: CommitNo, payload: &[u8]) -> Option<Staged> {
+        let bytes = GROUP_HEADER_BYTES + payload.len();
+        let room = group_room(payload.len());
+        let is_small = bytes <= SCRATCH_BYTES - GROUP_HEADER_BYTES;
+        if !is_small || self.is_by_call() || !tail.file.holds(tail.at(), room) {
+            return None;
+        }
+        self.put_together(tail, commit, bytes, &[payload]);
+        Some(Staged { lsn: tail.position, bytes })
+    }
+
+    /// As [`Wal::append`], of what was staged just now, in the same turn.
+    ///
+    /// # Panics
+    /// If something was appended since, or it does not fit.
+    pub fn append_staged(&self, tail: &mut Tail, staged: &Staged) -> Lsn {
+        let (at, room) = (tail.at(), tail.scratch.len() as u64);
+        assert!(staged.lsn == tail.position, "staged for another place");
+        assert!(tail.file.is_populated(at, room), "append without fits");
+        tail.file.window.store(at, &tail.scratch);
+        self.appended(tail, staged.bytes, Lsn(staged.lsn.0 + room))
+    }
+
+    fn header(&self, tail: &Tail, commit: CommitNo, bytes: usize) -> GroupHeader {
+        #[expect(clippy::cast_possible_truncation, reason = "at most GROUP_BYTES_MAX")]
+        let bytes = bytes as u32;
+        GroupHeader { bytes, lsn: tail.position, commit, durable: self.durable() }
+    }
+
+    /// Fills the scratch buffer with a group of so many bytes, for where the tail is.
+    fn put_together(&self, tail: &mut Tail, commit: CommitNo, bytes: usize, payload: &[&[u8]]) {
+        let header = self.header(tail, commit, bytes).encode();
+        tail.scratch.clear();
+        tail.scratch.extend_from_slice(&header);
+        for part in payload {
+            tail.scratch.extend_from_slice(part);
+        }
+        sign(self.seed, tail.position, &mut tail.scratch);
+        tail.scratch.resize(to_usize(group_room(bytes - GROUP_HEADER_BYTES)), 0);
+    }
+
+    /// A group of so many bytes is there; the next one goes to `end`.
+    fn appended(&self, tail: &mut Tail, bytes: usize, end: Lsn) -> Lsn {
+        bump(&self.counters.bytes, bytes as u64);
+        bump(&self.counters.groups, 1);
+        tail.groups_since_seal += 1;
+        self.move_to(tail, end)
     }
 
     /// Adds the pad to the group in the scratch buffer, which ends at `end`, if it is likely to be sealed alone. Returns where it

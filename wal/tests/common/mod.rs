@@ -41,7 +41,17 @@ impl Log {
                 turn.commit = commit;
                 let payload = payload(commit, bytes);
                 let (one, two) = payload.split_at(bytes / 3);
-                let end = self.wal.append(&mut turn.tail, commit, &[one, two]);
+                // Of four groups, one is put together ahead, one is not after all, and two are appended at once.
+                let tail = &mut turn.tail;
+                let staged = match commit.0 % 4 {
+                    0 => self.wal.stage(tail, commit, &payload),
+                    1 => self.wal.stage(tail, commit, b"stopped").and(None),
+                    _ => None,
+                };
+                let end = match staged {
+                    Some(staged) => self.wal.append_staged(tail, &staged),
+                    None => self.wal.append(tail, commit, &[one, two]),
+                };
                 drop(turn);
                 return self.wal.failure(end).map_or(Ok((commit, end)), Err);
             }
