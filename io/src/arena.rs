@@ -65,6 +65,27 @@ impl Arena {
         false
     }
 
+    /// Gives the memory of a stretch back to the system: it holds zeroes, and takes memory again when it is touched. False, with
+    /// nothing changed, if the system cannot do that, as where the stretch is not made of whole pages.
+    ///
+    /// # Safety
+    /// Nobody has a reference into the stretch to what is not an atomic, and who reads or changes atomics there bears their
+    /// becoming zero at any moment of the call.
+    ///
+    /// # Panics
+    /// If the stretch lies outside.
+    #[allow(unsafe_code, reason = "the caller answers for who uses the memory")]
+    pub unsafe fn give_back(&self, at: usize, bytes: usize) -> bool {
+        assert!(at <= self.bytes && bytes <= self.bytes - at, "a stretch outside the arena");
+        #[cfg(target_os = "linux")]
+        {
+            let skip = self.base.as_ptr().addr() - self.mapping.base().as_ptr().addr();
+            self.mapping.advise(skip + at, bytes, libc::MADV_DONTNEED).is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     /// First byte; a multiple of [`HUGE_PAGE_BYTES`].
     pub fn base(&self) -> NonNull<u8> {
         self.base
@@ -118,6 +139,44 @@ mod tests {
         let next = unsafe { place.add(1) };
         // SAFETY: as above; the memory is zeroed.
         assert_eq!(unsafe { next.read() }, 0);
+    }
+
+    /// Bytes of this process that are in memory.
+    #[cfg(target_os = "linux")]
+    fn resident_bytes() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    #[cfg_attr(miri, ignore = "the interpreter keeps all memory")]
+    #[allow(unsafe_code, reason = "the only way to use an arena")]
+    fn what_is_given_back_is_gone_and_can_be_used_again() {
+        let mib = 1 << 20;
+        let arena = Arena::reserve(256 * mib).unwrap();
+        assert!(arena.populate(0, 256 * mib), "Linux 5.14 and later");
+        // SAFETY: inside the arena; no other thread uses it.
+        let place = |at: usize| unsafe { arena.base().add(at) };
+        for at in [0, 100 * mib] {
+            // SAFETY: as above.
+            unsafe { place(at).write(7) };
+        }
+        let before = resident_bytes();
+        // SAFETY: nobody has a reference into it.
+        assert!(unsafe { arena.give_back(16 * mib, 240 * mib) });
+        let after = resident_bytes();
+        // Other tests may take some meanwhile.
+        assert!(after + 128 * mib < before, "{before} bytes were in memory, {after} are");
+        // SAFETY: as above; the memory is zeroed.
+        assert_eq!([0, 100 * mib].map(|at| unsafe { place(at).read() }), [7, 0]);
+        // SAFETY: as above.
+        unsafe { place(100 * mib).write(8) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { place(100 * mib).read() }, 8);
+        // SAFETY: nobody has a reference into it.
+        assert!(!unsafe { arena.give_back(1, 4096) }, "no whole page");
     }
 
     #[test]

@@ -34,6 +34,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is the one crate that may touch the disk")]
 
+pub mod answers;
 pub mod arena;
 #[cfg(test)]
 mod conformance;
@@ -104,6 +105,17 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
 }
 
+/// Where a stretch of a file lies, as the system's cache sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    /// In the cache, most of it.
+    Cached,
+    /// On the device, since the cache had no room to keep it.
+    Evicted,
+    /// On the device for other reasons, or the system does not say.
+    Unknown,
+}
+
 /// Proof that the database is locked; dropping it unlocks.
 pub trait Lock: Send + Sync + fmt::Debug {}
 
@@ -123,6 +135,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// that can be had.
     fn read_past_cache(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.read_at(offset, buf)
+    }
+    /// Where a stretch lies that is about to be read.
+    fn residence(&self, _offset: u64, _bytes: usize) -> Residence {
+        Residence::Unknown
     }
     /// Writes all of `data`, growing the file if needed. On an error any part may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;

@@ -4,9 +4,10 @@
 //! on side by side; only a change of length stops the others. Chunks start as untouched zeroes, which
 //! cost no memory. Syncs do nothing. A window store is a plain copy.
 
+use crate::answers::{Answering, Answers};
 use crate::name::{self, check_writable, end_of};
-use crate::{Disk, File, Lock, OpenMode, ReadRequest, Window};
-use esker_base::sync::{Arc, AtomicBool, Ordering, RwLock};
+use crate::{Disk, File, Lock, OpenMode, ReadRequest, Residence, Window};
+use esker_base::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 use esker_base::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ pub struct MemDisk {
 struct Shared {
     files: RwLock<BTreeMap<String, Arc<Bytes>>>,
     locked: AtomicBool,
+    answering: Mutex<Answering>,
     start: Instant,
 }
 
@@ -46,6 +48,7 @@ struct MemFile {
     name: String,
     mode: OpenMode,
     bytes: Arc<Bytes>,
+    disk: Arc<Shared>,
 }
 
 #[derive(Debug)]
@@ -65,9 +68,15 @@ impl MemDisk {
             shared: Arc::new(Shared {
                 files: RwLock::default(),
                 locked: AtomicBool::new(false),
+                answering: Mutex::default(),
                 start: Instant::now(),
             }),
         }
+    }
+
+    /// What files say of stretches that are about to be read.
+    pub fn answer_residence(&self, answers: Answers) {
+        self.shared.answering.lock().answers = answers;
     }
 }
 
@@ -91,7 +100,8 @@ impl Disk for MemDisk {
             }
             (None, _) => return Err(name::not_found("open", name)),
         };
-        Ok(Arc::new(MemFile { name: name.to_owned(), mode, bytes }))
+        let disk = Arc::clone(&self.shared);
+        Ok(Arc::new(MemFile { name: name.to_owned(), mode, bytes, disk }))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -208,6 +218,10 @@ impl File for MemFile {
             (buf, index, at) = (later, index + 1, 0);
         }
         Ok(())
+    }
+
+    fn residence(&self, _offset: u64, _bytes: usize) -> Residence {
+        self.disk.answering.lock().next()
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {

@@ -40,6 +40,7 @@ mod tests;
 pub use crash::CrashKind;
 pub use fault::{Fault, FaultError, OpKind};
 
+use crate::answers::Answers;
 use crate::name;
 use crate::{Disk, File, Lock, OpenMode, ReadRequest};
 use esker_base::sync::{Arc, Mutex, MutexGuard};
@@ -114,6 +115,11 @@ impl SimDisk {
     /// Operations that injected faults have made fail so far.
     pub fn faults_met(&self) -> u64 {
         self.state().faults_met
+    }
+
+    /// What files say of stretches that are about to be read.
+    pub fn answer_residence(&self, answers: Answers) {
+        self.state().answering.answers = answers;
     }
 
     /// Limits what all files together take, in pages of 4096 bytes; writes that need more fail with

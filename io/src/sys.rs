@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "system calls and mapped memory; each block says why it is sound")]
 
+use crate::Residence;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Error, Result};
@@ -93,7 +94,8 @@ impl Mapping {
         }
         let at = self.pointer_at(offset).as_ptr();
         // SAFETY: the range is mapped, asserted above, and no advice that callers in this crate give
-        // changes bytes or unmaps them (POPULATE_WRITE, HUGEPAGE, DONTFORK).
+        // unmaps it (POPULATE_WRITE, HUGEPAGE, DONTFORK, DONTNEED). DONTNEED makes the bytes of private memory zero, which who
+        // asks for it answers for (`Arena::give_back`); those of a file stay.
         check(unsafe { libc::madvise(at.cast(), bytes, advice) })
     }
 }
@@ -203,25 +205,46 @@ pub(crate) fn allocate(file: &File, offset: u64, bytes: u64) -> Result<()> {
 /// False if most of a range is not in the page cache; true if it is, if some of it is yet to be written, or if the system
 /// cannot tell. (A read with `RWF_NOWAIT` is no way to ask: it starts reading what is not there.)
 pub(crate) fn is_cached(file: &File, offset: u64, bytes: usize) -> bool {
+    let Some([cached, dirty, writing, ..]) = cachestat(file, offset, bytes) else { return true };
+    dirty + writing > 0 || cached * CACHE_PAGE_BYTES * 2 >= bytes as u64
+}
+
+/// Where a range lies that is about to be read.
+pub(crate) fn residence(file: &File, offset: u64, bytes: usize) -> Residence {
+    match cachestat(file, offset, bytes) {
+        Some([cached, ..]) if cached * CACHE_PAGE_BYTES * 2 >= bytes as u64 => Residence::Cached,
+        Some([_, _, _, evicted, _]) if evicted > 0 => Residence::Evicted,
+        Some(_) => Residence::Unknown,
+        // Linux before 6.5. It starts reading what is not there, which is about to be read anyway; whether that was there
+        // before, it does not say.
+        None => match read_cached(file, offset, &mut [0]) {
+            Ok(1) => Residence::Cached,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Residence::Evicted,
+            _ => Residence::Unknown,
+        },
+    }
+}
+
+const CACHE_PAGE_BYTES: u64 = 4096;
+
+/// Pages of a range that are cached, dirty, being written, evicted, and of these lately; `None` if the system cannot tell.
+fn cachestat(file: &File, offset: u64, bytes: usize) -> Option<[u64; 5]> {
     #[cfg(target_os = "linux")]
     {
         /// The same on all architectures.
         const SYS_CACHESTAT: libc::c_long = 451;
-        const PAGE_BYTES: u64 = 4096;
         let range = [offset, bytes as u64];
-        // Pages cached, dirty, being written, evicted, and of these lately.
         let mut pages = [0u64; 5];
         // SAFETY: both arrays have the layout of what the call takes, two and five numbers of 64 bits, and live through it.
         let failed = unsafe {
             libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), pages.as_mut_ptr(), 0)
         };
-        let [cached, dirty, writing, ..] = pages;
-        failed != 0 || dirty + writing > 0 || cached * PAGE_BYTES * 2 >= bytes as u64
+        (failed == 0).then_some(pages)
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _: (&File, u64, usize) = (file, offset, bytes);
-        true
+        None
     }
 }
 

@@ -1,7 +1,7 @@
 //! Open files, and windows into them.
 
 use super::{Directory, direct};
-use crate::{File, OpenMode, Window, name, sys};
+use crate::{File, OpenMode, Residence, Window, name, sys};
 use esker_base::sync::Arc;
 use esker_base::{Error, Result};
 use std::fs;
@@ -81,6 +81,10 @@ impl File for OsFile {
         }
         // Whatever that failed on, the ordinary way tells.
         self.read_at(offset, buf)
+    }
+
+    fn residence(&self, offset: u64, bytes: usize) -> Residence {
+        sys::residence(&self.handle, offset, bytes)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {

@@ -5,7 +5,7 @@ use super::names::InodeNo;
 use super::pages::{PAGE_BYTES, pages_of, usize_of};
 use super::{OpKind, SimDisk};
 use crate::name::{self, check_writable, end_of};
-use crate::{File, OpenMode, Window};
+use crate::{File, OpenMode, Residence, Window};
 use esker_base::Result;
 use esker_base::sync::{Arc, Mutex};
 
@@ -66,6 +66,10 @@ impl File for SimFile {
         }
         live.pages.read(offset, buf);
         Ok(())
+    }
+
+    fn residence(&self, _offset: u64, _bytes: usize) -> Residence {
+        self.disk.state().answering.next()
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {

@@ -6,6 +6,7 @@ use super::inode::{Change, Inode};
 use super::names::{InodeNo, NameChange, Names};
 use super::pages::PAGE_BYTES;
 use super::rng::{Rng, mix};
+use crate::answers::Answering;
 use esker_base::{Error, Result};
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,7 @@ pub(super) struct State {
     /// Operations that a fault made fail.
     pub(super) faults_met: u64,
     pub(super) capacity_bytes: Option<u64>,
+    pub(super) answering: Answering,
 }
 
 impl State {
@@ -52,6 +54,7 @@ impl State {
             faults: Vec::new(),
             faults_met: 0,
             capacity_bytes: None,
+            answering: Answering::default(),
         }
     }
 
