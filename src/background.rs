@@ -187,6 +187,9 @@ impl Engine {
             return;
         }
         self.note_failure(self.keep_frames_free());
+        if self.threads {
+            self.note_failure(self.share_memory());
+        }
         if !self.threads {
             self.note_failure(self.work_round(self.is_space_short()));
         }
@@ -292,7 +295,7 @@ impl Engine {
 
     /// Writes back and evicts ahead of need.
     fn keep_frames_free(&self) -> Result<()> {
-        let want = (self.store.frames.count() as usize / 32).max(8);
+        let want = (self.store.frames.limit() as usize / 32).max(8);
         if self.store.frames.available() < want {
             self.store.relieve(want)?;
         }

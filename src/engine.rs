@@ -5,6 +5,7 @@ use crate::kinds::Logic;
 use crate::options::{Durability, Options};
 use crate::read_ahead::ReadAhead;
 use crate::rest::RestCleaning;
+use crate::store::give_back::Use;
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
 use crate::store::{Stalls, Store};
@@ -283,7 +284,11 @@ impl Engine {
                 {
                     self.relieve_thrashing(tries)?;
                 }
-                match self.store.load(page, view) {
+                let loaded = self.store.load(page, view);
+                if self.store.is_share_due() {
+                    self.share_or_wake();
+                }
+                match loaded {
                     // A reader that was overtaken may ask for a page that was given up and freed since:
                     // then the way down is another one now.
                     Err(Error::Corrupt { .. })
@@ -320,6 +325,9 @@ impl Engine {
     /// hold nearly all frames, would stay for ever. They are written, so that there is room for what is needed.
     #[cold]
     fn relieve_thrashing(&self, tries: &Tries) -> Result<()> {
+        if self.store.take_back_all() {
+            return Ok(());
+        }
         let frames = self.store.frames.count();
         match self.store.relieve(frames as usize / 4) {
             // Then it has to do with the others; but not for long.
@@ -371,7 +379,7 @@ impl Engine {
         let mut frames = Vec::with_capacity(lacking);
         let mut failed = Ok(());
         while frames.len() < lacking {
-            match self.store.take_frame() {
+            match self.store.take_frame(Use::Write) {
                 Ok(frame) => frames.push(frame),
                 Err(error) => {
                     failed = Err(error);

@@ -65,6 +65,7 @@ mod conflict;
 mod db;
 mod engine;
 mod kinds;
+mod memory;
 mod merge;
 mod open;
 mod options;

@@ -62,6 +62,9 @@ stats! {
     cache_pages,
     /// Frames that are free.
     cache_pages_free,
+    /// Frames whose memory was given back to the system, as its cache makes more of it; they are taken again when they are
+    /// needed. Not counted as free.
+    cache_pages_given_back,
     /// Pages read from segments.
     page_reads,
     /// Bytes of them.
@@ -166,6 +169,7 @@ impl Stats {
             last_commit: engine.store.published().0,
             cache_pages: u64::from(engine.store.frames.count()),
             cache_pages_free: engine.store.frames.available() as u64,
+            cache_pages_given_back: engine.store.frames.given_back() as u64,
             page_reads: get(&store.page_reads),
             page_read_bytes: get(&store.page_read_bytes),
             pages_written: get(&store.pages_written),

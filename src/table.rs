@@ -484,7 +484,7 @@ pub(crate) fn prefetch<K: AsRef<[u8]>>(
 ) -> Result<()> {
     /// Reads in one batch: the depth at which devices are at their best.
     const BATCH: usize = 32;
-    let limit = engine.store.frames.count() as usize / 4;
+    let limit = engine.store.frames.limit() as usize / 4;
     let mut missing = Vec::new();
     let mut loaded = 0;
     for key in keys {

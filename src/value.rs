@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "fills frames that nobody else knows")]
 
 use crate::store::frame::{DIRTY, FrameId, PINNED, REFERENCED};
+use crate::store::give_back::Use;
 use crate::store::image::kind;
 use crate::store::{OverflowRange, Store};
 use esker_base::checksum::seeded;
@@ -72,7 +73,7 @@ impl<'s> NewValue<'s> {
         let handle = Handle { first, bytes: value.len() as u64, crc };
         let mut new = Self { store, handle, frames: Vec::with_capacity(pages), committed: false };
         for (i, part) in value.chunks(content_bytes).enumerate() {
-            let frame = store.take_frame()?;
+            let frame = store.take_frame(Use::Write)?;
             let header = store.frames.header(frame);
             header.table.store(table.0, Ordering::Relaxed);
             header.words.store(0, Ordering::Relaxed);

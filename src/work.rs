@@ -9,6 +9,8 @@ use crate::engine::{Engine, Tries};
 use crate::pace;
 use crate::read_ahead::READ_NOW;
 use crate::space::Refused;
+use crate::store::frame::FrameId;
+use crate::store::give_back::Use;
 use crate::store::pages::{BuildReserve, BuildSession, TurnSession};
 use crate::store::{Freed, count};
 use crate::turn::Turn;
@@ -47,6 +49,10 @@ impl Working {
     /// Pages may have been built.
     pub(crate) fn is_under_way(&self) -> bool {
         self.table.is_some()
+    }
+    /// Frames set aside, that hold nothing yet.
+    pub(crate) fn spare_frames(&mut self) -> &mut Vec<FrameId> {
+        &mut self.reserve.frames
     }
 }
 
@@ -401,7 +407,7 @@ impl Engine {
     fn fill_build_reserve(&self, working: &mut Working, table: TableId) -> Result<()> {
         let want = FRAMES_AT_ONCE.min(self.store.frames.count() as usize / 16).max(4);
         while working.reserve.frames.len() < want {
-            working.reserve.frames.push(self.store.take_frame()?);
+            working.reserve.frames.push(self.store.take_frame(Use::Write)?);
             count(&self.built_pages, 1);
         }
         if working.reserve.ids.1 == 0 {

@@ -34,6 +34,7 @@ fn no_answer_differs_from_a_map() {
         "conflicts",
         "page_reads",
         "evictions",
+        "cache_pages_given_back",
         "versions_kept",
         "checkpoints",
         "cleaned_segments",
@@ -85,7 +86,11 @@ fn nor_with_other_settings() {
 
 #[test]
 fn nor_with_background_threads() {
-    model::each(Subject::DRAWN, 300, || Arc::new(MemDisk::new()));
+    model::each(Subject::DRAWN, 300, |seed| {
+        let disk = MemDisk::new();
+        disk.answer_residence(seeds::answers(seed));
+        Arc::new(disk)
+    });
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn nor_on_a_real_disk() {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     // They live until the end of the test: the disk may be in use that long.
     let scratches = Mutex::new(Vec::new());
-    model::each(Subject::DRAWN, 40, || {
+    model::each(Subject::DRAWN, 40, |_| {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let scratch = Scratch::new(&format!("model-{n}"));
         let disk = OsDisk::open(&scratch.0, true).unwrap();
@@ -107,6 +112,7 @@ fn the_same_seed_does_the_same_io() {
     seeds::each(20, |seed| {
         let hash = || {
             let disk = SimDisk::new(seed);
+            disk.answer_residence(seeds::answers(seed));
             let script = model::script_of(Subject::DRAWN, seed);
             model::run(Subject::DRAWN, &script, Arc::new(disk.clone()));
             disk.trace_hash()

@@ -8,6 +8,7 @@ use crate::plants::THREADS;
 use crate::sim::{Choices, Rng, seeds};
 use esker::{Database, Durability, Error, Index, Options, Result, Table};
 use esker_io::Disk;
+use esker_io::answers::Answers;
 use esker_io::mem::MemDisk;
 use esker_io::sim::{CrashKind, SimDisk};
 use std::collections::BTreeMap;
@@ -217,6 +218,53 @@ fn threads_do_not_disturb_each_other() {
 fn nor_where_they_do_the_background_work_themselves() {
     for kinds in KINDS {
         run(Arc::new(SimDisk::new(1)), 4, steps(1000), kinds);
+    }
+}
+
+/// Frames are given back to the system and taken again while others read and write: the system's cache says by turns that it has
+/// all pages, and that it has no room for them.
+#[test]
+fn frames_come_and_go_under_readers_and_writers() {
+    const ROWS: u64 = 20_000;
+    let key = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    for kind in [Index::BTree, Index::Hash, Index::Fractal] {
+        let disk = MemDisk::new();
+        let db = options().memory_bytes(512 << 10).open_on(Arc::new(disk.clone())).unwrap();
+        let table = db.table("t", kind).unwrap();
+        (0..ROWS).for_each(|n| table.put(key(n), [n as u8; 100]).unwrap());
+        db.checkpoint().unwrap();
+        disk.answer_residence(Answers::Turns { questions: 256, seed: 1 });
+        let (seen, running) = (AtomicU64::new(0), AtomicU64::new(4));
+        std::thread::scope(|scope| {
+            let (table, seen, running) = (&table, &seen, &running);
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    let mut rng = Rng::new(thread);
+                    // Until frames were seen to go and to come back a few times; that is seen early, or never.
+                    for _ in 0..steps(200_000) {
+                        let n = rng.below(ROWS);
+                        if rng.below(100) == 0 {
+                            table.put(key(n), [n as u8; 100]).unwrap();
+                        } else {
+                            assert_eq!(table.get(key(n)).unwrap(), Some(vec![n as u8; 100]));
+                        }
+                        if seen.load(Ordering::Relaxed) > 6 {
+                            break;
+                        }
+                    }
+                    running.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            let mut before = 0;
+            while running.load(Ordering::Relaxed) > 0 {
+                let now = db.stats().cache_pages_given_back;
+                seen.fetch_add(u64::from(now != before), Ordering::Relaxed);
+                before = now;
+                std::thread::yield_now();
+            }
+        });
+        assert!(cfg!(miri) || seen.into_inner() > 0, "{kind:?}: nothing was given back");
+        assert!(db.verify().unwrap().is_sound());
     }
 }
 

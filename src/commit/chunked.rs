@@ -3,6 +3,7 @@
 use super::many::{Job, READ_AHEAD, prepare_next};
 use crate::conflict::{KeyMark, RangeMark};
 use crate::engine::{Engine, Tries};
+use crate::store::give_back::Use;
 use crate::store::pages::TurnSession;
 use crate::turn::Turn;
 use esker_base::sync::Ordering;
@@ -128,7 +129,7 @@ impl Engine {
     pub(crate) fn fill_reserve(&self, turn: &mut Turn, want: usize) -> Result<()> {
         let want = want.min((self.store.frames.count() as usize / 4).max(16));
         while turn.reserve.frames.len() < want {
-            turn.reserve.frames.push(self.store.take_frame()?);
+            turn.reserve.frames.push(self.store.take_frame(Use::Write)?);
         }
         let mut state = self.store.state.lock();
         while turn.reserve.pages.len() < want {

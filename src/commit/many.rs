@@ -108,6 +108,9 @@ impl Engine {
     /// Where most pages are dirty, those that are brought in push each other out. That is remembered, and later sets are then
     /// given up early.
     pub(crate) fn warm_all(&self, set: &WriteSet) -> Result<Warmed> {
+        if set.len() > self.store.frames.limit() as usize / 4 {
+            self.store.take_back_all();
+        }
         let is_missing_seen = self.is_missing_seen.load(Ordering::Relaxed);
         let left = if is_missing_seen { groups_max(self.store.frames.count()) } else { 0 };
         let is_short = self.is_memory_short.load(Ordering::Relaxed);
@@ -342,8 +345,11 @@ impl Engine {
             // The leaves push each other out of a memory that is too small for all: each try is in vain, and costs as
             // much as all before it.
             if latching.warmed == WARMED_MAX {
-                self.is_memory_short.store(true, Ordering::Relaxed);
-                return Ok(false);
+                if !self.store.take_back_all() {
+                    self.is_memory_short.store(true, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                latching.warmed = 0;
             }
             if set.len() > READ_AHEAD {
                 latching.warmed += 1;

@@ -39,10 +39,10 @@ impl Store {
     /// [`Self::end_checkpoint`].
     pub(crate) fn checkpoint_pages(&self, cut: CommitNo) -> Result<()> {
         let mut frame = 0;
-        while frame < self.frames.count() {
+        while frame < self.frames.end() {
             let mut writer = self.lock_writer();
             let mut staged = 0;
-            while frame < self.frames.count() && staged < BATCH_PAGES {
+            while frame < self.frames.end() && staged < BATCH_PAGES {
                 let header = self.frames.header(frame);
                 let state = header.state.load(Ordering::Relaxed);
                 if state & DIRTY != 0

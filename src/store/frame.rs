@@ -21,6 +21,8 @@
 #![allow(unsafe_code, reason = "page memory is shared under latches that the compiler cannot see")]
 #![allow(clippy::cast_ptr_alignment, reason = "frames are aligned to their size, headers to 64")]
 
+use super::Writer;
+use super::free::FreeFrames;
 use super::image::Address;
 use esker_base::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use esker_base::{CommitNo, PageId, Result};
@@ -173,13 +175,18 @@ pub(crate) struct Frames {
     frame_bytes: usize,
     count: u32,
     epochs: Epochs,
-    free: Mutex<Vec<FrameId>>,
+    free: Mutex<FreeFrames>,
+    /// As `free` says: frames from `limit` on are not to be taken, and from `end` on nothing is in use.
+    limit: AtomicU32,
+    end: AtomicU32,
     /// Given up, with the epoch that must end first.
     retired: Mutex<VecDeque<(u64, FrameId)>>,
-    /// About how many frames are in `free` and `retired`.
+    /// About how many frames are free, but for those withdrawn, or in `retired`.
     available: AtomicUsize,
-    /// The first frame that was never taken: they are taken in their order.
+    /// The first frame that was not taken since it was last given back, or at all: they are taken in their order.
     fresh: AtomicU32,
+    /// The first frame that was last given back.
+    given_from: AtomicU32,
     /// Frames before it have memory, or will be given it by who first touches them.
     populated: AtomicU32,
 }
@@ -194,10 +201,13 @@ impl Frames {
             frame_bytes,
             count,
             epochs: Epochs::new(),
-            free: Mutex::new((0..count).rev().collect()),
+            free: Mutex::new(FreeFrames::new(count, piece_frames(count, frame_bytes))),
+            limit: AtomicU32::new(count),
+            end: AtomicU32::new(count),
             retired: Mutex::new(VecDeque::new()),
             available: AtomicUsize::new(count as usize),
             fresh: AtomicU32::new(0),
+            given_from: AtomicU32::new(0),
             populated: AtomicU32::new(0),
         })
     }
@@ -207,6 +217,15 @@ impl Frames {
     }
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+    /// How many may be in use just now.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+    /// Nothing is in use from here on: the memory may have been given back, and reading it would take some.
+    #[inline]
+    pub(crate) fn end(&self) -> FrameId {
+        self.end.load(Ordering::Relaxed)
     }
     /// Bytes of content in a frame.
     pub(crate) fn content_bytes(&self) -> usize {
@@ -376,6 +395,7 @@ impl Frames {
                 self.reclaim(&mut free);
             }
             let frame = free.pop()?;
+            debug_assert!(frame < free.limit(), "withdrawn frames are not taken");
             // Under the lock, so that it only grows.
             if frame >= self.fresh.load(Ordering::Relaxed) {
                 self.fresh.store(frame + 1, Ordering::Relaxed);
@@ -392,21 +412,21 @@ impl Frames {
 
     /// True if [`Self::populate`] would do something.
     pub(crate) fn is_populate_due(&self) -> bool {
-        let populated = self.populated.load(Ordering::Relaxed);
-        populated < self.count && populated < self.populate_goal()
+        self.populated.load(Ordering::Relaxed) < self.populate_goal().min(self.limit())
     }
 
-    /// Half as much again as was ever used, so that little use takes little memory.
+    /// Half as much again as was used, at all or since memory was last given back, so that little use takes little memory.
     fn populate_goal(&self) -> u32 {
         let fresh = self.fresh.load(Ordering::Relaxed);
+        let used = fresh.saturating_sub(self.given_from.load(Ordering::Relaxed));
         let ahead = POPULATE_AHEAD_BYTES_MAX / self.frame_bytes;
-        fresh.saturating_add((fresh / 2).min(u32::try_from(ahead).unwrap_or(u32::MAX)))
+        fresh.saturating_add((used / 2).min(u32::try_from(ahead).unwrap_or(u32::MAX)))
     }
 
     /// Gives memory to frames that will be taken next: the kernel takes its time to clear it, and whoever touches it first
     /// would wait. One huge page at most; true if there is more to do. For one background thread.
     pub(crate) fn populate(&self) -> bool {
-        let goal = self.populate_goal().min(self.count);
+        let goal = self.populate_goal().min(self.limit());
         let fresh = self.fresh.load(Ordering::Relaxed);
         // What was taken by now is being touched.
         let at = self.populated.load(Ordering::Relaxed).max(fresh) as usize * self.frame_bytes;
@@ -424,8 +444,12 @@ impl Frames {
     /// Gives back a frame that nobody else ever knew.
     pub(crate) fn give_back(&self, frame: FrameId) {
         self.header(frame).page.store(0, Ordering::Release);
-        self.free.lock().push(frame);
-        self.available.fetch_add(1, Ordering::Relaxed);
+        let mut free = self.free.lock();
+        if free.push(frame) {
+            self.available.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.note_border(&free);
+        }
     }
 
     /// Gives up a frame that others may still be reading. `page` is 0 already.
@@ -437,18 +461,104 @@ impl Frames {
         self.available.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn reclaim(&self, free: &mut Vec<FrameId>) {
+    fn reclaim(&self, free: &mut FreeFrames) {
         let mut retired = self.retired.lock();
         if retired.is_empty() {
             return;
         }
         let oldest = self.epochs.oldest_pinned();
+        let mut withdrawn = 0;
         while let Some(&(epoch, frame)) = retired.front() {
             if epoch >= oldest {
                 break;
             }
             retired.pop_front();
-            free.push(frame);
+            withdrawn += usize::from(!free.push(frame));
+        }
+        if withdrawn > 0 {
+            self.available.fetch_sub(withdrawn, Ordering::Relaxed);
+            self.note_border(free);
         }
     }
+
+    fn note_border(&self, free: &FreeFrames) {
+        self.limit.store(free.limit(), Ordering::Relaxed);
+        self.end.store(free.end(), Ordering::Relaxed);
+    }
+
+    /// Frames from about `limit` on are not to be taken any more, and what is free of them is collected. True if there are more
+    /// of them now.
+    pub(crate) fn lower(&self, limit: FrameId) -> bool {
+        let mut free = self.free.lock();
+        let before = free.limit();
+        self.available.fetch_sub(free.lower(limit), Ordering::Relaxed);
+        self.note_border(&free);
+        free.limit() < before
+    }
+
+    /// Some frames that were withdrawn may be taken again: at least one, if any becomes free by it; with `ahead`, as many more
+    /// as are populated ahead. Returns how many.
+    pub(crate) fn raise(&self, ahead: bool) -> u32 {
+        if self.limit() >= self.count {
+            return 0;
+        }
+        let goal = if ahead { self.populate_goal() } else { 0 };
+        let mut free = self.free.lock();
+        let (before, mut back) = (free.limit(), 0);
+        while (back == 0 || free.limit() < goal)
+            && let Some(n) = free.raise()
+        {
+            back += n;
+        }
+        self.available.fetch_add(back, Ordering::Relaxed);
+        self.note_border(&free);
+        free.limit() - before
+    }
+
+    /// Collects withdrawn frames that epochs kept, and says which stretches hold frames that are still in use.
+    pub(crate) fn to_collect(&self) -> Vec<Range<FrameId>> {
+        if self.end() == self.limit() {
+            return Vec::new();
+        }
+        let mut free = self.free.lock();
+        self.reclaim(&mut free);
+        free.to_collect()
+    }
+
+    /// Gives the memory of withdrawn frames back to the system, piece by piece.
+    ///
+    /// Nobody has a reference into a frame that was collected. Of those who know its number, readers and turns had it under a
+    /// pin, which has ended; whoever writes to segments latches frames that may be others' by now, and is kept out by its lock;
+    /// and the clock's hand, for which zero in a header is no page and no latch.
+    pub(crate) fn give_to_system(&self, _writer: &mut Writer) {
+        loop {
+            let mut free = self.free.lock();
+            let Some(piece) = free.next_to_give() else { return };
+            let frames = free.frames_of(piece);
+            let at = frames.start as usize * self.frame_bytes;
+            let bytes = frames.len() * self.frame_bytes;
+            // SAFETY: see above; and headers are atomics, for all of which zero is a value.
+            if !unsafe { self.arena.give_back(at, bytes) } {
+                return;
+            }
+            free.note_given_back(piece);
+            self.fresh.fetch_min(free.limit(), Ordering::Relaxed);
+            self.populated.fetch_min(free.limit(), Ordering::Relaxed);
+            self.given_from.store(self.fresh.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Frames whose memory the system has.
+    pub(crate) fn given_back(&self) -> usize {
+        if self.limit() >= self.count { 0 } else { self.free.lock().given_back() }
+    }
+}
+
+/// Frames whose memory goes back to the system together: a huge page of them, or a sixteenth of all where these are few, but whole
+/// pages of the system.
+fn piece_frames(count: u32, frame_bytes: usize) -> u32 {
+    const SYSTEM_PAGE_BYTES: usize = 4096;
+    let few = (count as usize * frame_bytes / 16).next_power_of_two();
+    let bytes = few.clamp(SYSTEM_PAGE_BYTES, HUGE_PAGE_BYTES);
+    u32::try_from((bytes / frame_bytes).max(1)).expect("a part of `count`")
 }

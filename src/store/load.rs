@@ -1,6 +1,7 @@
 //! Bringing pages in, and making room for them.
 
 use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
+use super::give_back::Use;
 use super::image::{self, Address, Codec, kind};
 use super::segment::is_not_found;
 use super::{Store, count};
@@ -141,6 +142,9 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        if let ([_], [request]) = (pages, &requests[..]) {
+            self.note_miss(request);
+        }
         self.disk.read_batch(&mut requests);
         let mut codec = Codec::new(self.database);
         for (stretch, mut request) in stretches.iter().zip(requests) {
@@ -223,7 +227,7 @@ impl Store {
         if usize::from(head.words) * 8 > self.frames.content_bytes() {
             return Err(bad(format!("{} words do not fit a page", head.words)));
         }
-        let frame = self.take_frame()?;
+        let frame = self.take_frame(Use::Read)?;
         let header = self.frames.header(frame);
         header.table.store(head.table.0, Ordering::Relaxed);
         header.words.store(head.words, Ordering::Relaxed);
@@ -288,22 +292,29 @@ impl Store {
 
     /// A free frame, made free if need be. The caller holds no pin and no latch, and not the writer
     /// lock.
-    pub(crate) fn take_frame(&self) -> Result<FrameId> {
-        match self.take_frame_of_clean() {
-            Some(frame) => Ok(frame),
-            None => self.counters.frame_stalls.during(&*self.disk, || self.wait_for_frame()),
+    pub(crate) fn take_frame(&self, wanted: Use) -> Result<FrameId> {
+        if let Some(frame) = self.take_frame_of_clean(wanted) {
+            return Ok(frame);
         }
+        self.counters.frame_stalls.during(&*self.disk, || self.wait_for_frame(wanted))
     }
 
     /// A free frame, or that of a clean page.
-    fn take_frame_of_clean(&self) -> Option<FrameId> {
+    fn take_frame_of_clean(&self, wanted: Use) -> Option<FrameId> {
         // So many frames that only wait for an epoch to end are enough: if a reader lost its processor under its pin,
         // everything would be evicted before it comes back.
-        let coming_max = (self.frames.count() as usize / 16).max(EVICT_BATCH);
+        let coming_max = (self.frames.limit() as usize / 16).max(EVICT_BATCH);
         let mut backoff = Backoff::default();
+        // Where frames are given back, those that are free are for who writes.
+        if wanted == Use::Read && self.is_clean_enough() && self.frames.available() < coming_max {
+            self.evict(EVICT_BATCH);
+        }
         loop {
             if let Some(frame) = self.frames.take() {
                 return Some(frame);
+            }
+            if (wanted == Use::Write || !self.is_clean_enough()) && self.take_back(wanted) {
+                continue;
             }
             // A few frames that come and go are not enough: a descent whose pages push each other out
             // would never end.
@@ -311,6 +322,10 @@ impl Store {
                 continue;
             }
             if self.frames.available() == 0 || !backoff.is_short() {
+                // Rather than to wait.
+                if self.take_back(Use::Write) {
+                    continue;
+                }
                 return None;
             }
             // Some are free, but for readers who may still look at them: those are quick.
@@ -319,11 +334,11 @@ impl Store {
     }
 
     #[cold]
-    fn wait_for_frame(&self) -> Result<FrameId> {
+    fn wait_for_frame(&self, wanted: Use) -> Result<FrameId> {
         const ROUNDS_MAX: usize = 10_000;
         for _ in 0..ROUNDS_MAX {
             self.relieve((self.frames.count() as usize / 8).clamp(EVICT_BATCH, 64))?;
-            if let Some(frame) = self.take_frame_of_clean() {
+            if let Some(frame) = self.take_frame_of_clean(wanted) {
                 return Ok(frame);
             }
         }
@@ -350,7 +365,7 @@ impl Store {
 
     /// Pages that may be read ahead at a time: with more, those needed first would be pushed out again.
     pub(crate) fn read_ahead_max(&self) -> usize {
-        (self.frames.count() as usize / 16).min(AHEAD_PAGES_MAX)
+        (self.frames.limit() as usize / 16).min(AHEAD_PAGES_MAX)
     }
 
     /// True if there is memory enough for scans to have pages read long before they come to them.
@@ -425,17 +440,30 @@ impl Store {
         if !header.try_latch_exclusive() {
             return Evicted::Later;
         }
+        if self.evict_latched(frame, page) { Evicted::Yes } else { Evicted::NotClean }
+    }
+
+    /// Evicts a page if it is clean and nobody is at it, whether it was used or not.
+    pub(crate) fn evict_clean(&self, frame: FrameId, page: PageId) -> bool {
+        let header = self.frames.header(frame);
+        !header.has(DIRTY | WRITING | PINNED)
+            && header.try_latch_exclusive()
+            && self.evict_latched(frame, page)
+    }
+
+    /// Unlatches a frame, and evicts the page if that is still there and clean.
+    fn evict_latched(&self, frame: FrameId, page: PageId) -> bool {
+        let header = self.frames.header(frame);
         let still = header.page_id() == page && !header.has(DIRTY | WRITING | PINNED);
         if still {
             header.page.store(0, Ordering::Release);
             self.resident.remove(page, frame);
         }
         header.unlatch_exclusive();
-        if !still {
-            return Evicted::NotClean;
+        if still {
+            self.frames.retire(frame);
         }
-        self.frames.retire(frame);
-        Evicted::Yes
+        still
     }
 
     /// Appends an overflow page's content to `out`: up to `bytes` bytes.
@@ -475,6 +503,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::Use;
     use crate::{Durability, Index, Options};
     use esker_base::sync::Arc;
     use esker_io::mem::MemDisk;
@@ -492,13 +521,13 @@ mod tests {
         let store = &db.engine().store;
         let pin = store.frames.epochs().pin();
         let mut taken = Vec::new();
-        while let Some(frame) = store.take_frame_of_clean() {
+        while let Some(frame) = store.take_frame_of_clean(Use::Read) {
             taken.push(frame);
         }
         let gone = taken.len() + store.frames.available();
         assert!(gone < store.frames.count() as usize / 4, "{gone} of {}", store.frames.count());
         drop(pin);
-        let frame = store.take_frame_of_clean().expect("its epoch has ended");
+        let frame = store.take_frame_of_clean(Use::Read).expect("its epoch has ended");
         taken.into_iter().chain([frame]).for_each(|frame| store.frames.give_back(frame));
         assert!(db.verify().unwrap().is_sound());
     }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `epoch` | when memory that readers may still look at can be used again |
 //! | `frame` | the arena's frames, their headers and latches (the only unsafe code) |
+//! | `free` | which frames may be taken |
+//! | `share`, `give_back` | how much memory is better left to the system's cache; giving it back |
 //! | `pages` | what an index sees: [`pages::Session`] to read, [`pages::TurnSession`] to write |
 //! | `versions` | old versions kept for cuts |
 //! | `load` | bringing pages in, and making room for them |
@@ -21,6 +23,8 @@ pub(crate) mod clean;
 pub(crate) mod disk_reserve;
 pub(crate) mod epoch;
 pub(crate) mod frame;
+mod free;
+pub(crate) mod give_back;
 pub(crate) mod image;
 mod latch;
 pub(crate) mod load;
@@ -28,6 +32,7 @@ pub(crate) mod map;
 pub(crate) mod packing;
 pub(crate) mod pages;
 pub(crate) mod segment;
+mod share;
 pub(crate) mod superblock;
 pub(crate) mod versions;
 pub(crate) mod write_out;
@@ -347,6 +352,7 @@ pub(crate) struct Store {
     /// Bytes of live images at the last checkpoint.
     pub(crate) live_bytes: AtomicU64,
     pub(crate) disk_reserve: disk_reserve::DiskReserve,
+    pub(crate) sharing: give_back::Sharing,
 }
 
 impl Store {
@@ -386,6 +392,7 @@ impl Store {
             written_bytes: AtomicU64::new(0),
             live_bytes,
             disk_reserve: disk_reserve::DiskReserve::default(),
+            sharing: give_back::Sharing::new(options.frames),
             disk,
             database,
             options,

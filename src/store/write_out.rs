@@ -273,7 +273,7 @@ impl Store {
     /// Writes up to `want` dirty pages that were not used lately, then older ones, and returns how many.
     pub(crate) fn write_back(&self, writer: &mut Writer, want: usize) -> Result<usize> {
         let mut written = 0;
-        let count = self.frames.count();
+        let count = self.frames.end();
         for step in 0..u64::from(count) * 2 {
             if written >= want {
                 break;

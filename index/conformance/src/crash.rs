@@ -241,6 +241,7 @@ pub fn history(
     kinds_per_operation: u64,
 ) -> Tally {
     let disk = SimDisk::new(seed);
+    disk.answer_residence(seeds::answers(seed));
     let known = Arc::new(Mutex::new(Known::default()));
     let step = Arc::new(AtomicUsize::new(0));
     let (net, caught) = sync_channel(WAITING_MAX);
@@ -343,6 +344,7 @@ pub fn lives(subject: Subject<'_>, seed: u64) -> Lives {
     let mut trace = 0;
     let mut rng = Rng::new(seed);
     let mut disk = SimDisk::new(seed);
+    disk.answer_residence(seeds::answers(seed));
     let known = Arc::new(Mutex::new(Known::default()));
     let profile = Profile { ops: (15, 60), writes: true, durability: None, kind: subject.kind };
     let settings = generate::script(&mut rng, profile).settings;

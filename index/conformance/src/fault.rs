@@ -135,6 +135,7 @@ pub fn with_fault(subject: Subject<'_>, seed: u64, fault: Fault) -> Outcome {
     };
     let script = generate::script(&mut rng, profile);
     let (disk, known) = (SimDisk::new(seed), Arc::new(Mutex::new(Known::default())));
+    disk.answer_residence(seeds::answers(seed));
     let mut case = Case { subject, script, disk: disk.clone(), known, rng };
     let at_open = case.rng.one_in(4);
     if at_open {

@@ -87,6 +87,7 @@ fn try_bulk(subject: Subject<'_>, seed: u64) -> Result<()> {
     let mut rng = Rng::new(!seed);
     let settings = settings(Durability::Sync);
     let disk = SimDisk::new(seed);
+    disk.answer_residence(seeds::answers(seed));
     let db = open(subject, &disk, &settings)?;
     let table = db.create_table("t", subject.kind_of(seed))?;
     let mut wanted = rows(seed, 3000);

@@ -67,19 +67,23 @@ pub fn run(subject: Subject<'_>, script: &Script, disk: Arc<dyn Disk>) -> Totals
 }
 
 /// Runs `count` seeds on a disk each; the first that fails is cut down, printed, and panics.
-pub fn each(subject: Subject<'_>, count: u64, disk: impl Fn() -> Arc<dyn Disk> + Sync) -> Totals {
+pub fn each(
+    subject: Subject<'_>,
+    count: u64,
+    disk: impl Fn(u64) -> Arc<dyn Disk> + Sync,
+) -> Totals {
     let totals = Mutex::new(Totals::new());
     seeds::each_reported(
         count,
         |seed| {
-            let figures = run(subject, &script_of(subject, seed), disk());
+            let figures = run(subject, &script_of(subject, seed), disk(seed));
             let mut totals = totals.lock().expect("nobody panics with it");
             for (name, value) in figures {
                 add_figure(&mut totals, name, value);
             }
         },
         |seed| {
-            let fails = |script: &Script| drop(run(subject, script, disk()));
+            let fails = |script: &Script| drop(run(subject, script, disk(seed)));
             let short = seeds::shrink(&script_of(subject, seed), fails);
             seeds::print(seed, &short);
         },
@@ -89,5 +93,9 @@ pub fn each(subject: Subject<'_>, count: u64, disk: impl Fn() -> Arc<dyn Disk> +
 
 /// As [`each`], on simulated disks.
 pub fn each_on_sim(subject: Subject<'_>, count: u64) -> Totals {
-    each(subject, count, || Arc::new(SimDisk::new(7)))
+    each(subject, count, |seed| {
+        let disk = SimDisk::new(7);
+        disk.answer_residence(seeds::answers(seed));
+        Arc::new(disk)
+    })
 }

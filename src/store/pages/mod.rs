@@ -103,7 +103,7 @@ impl<'s> Session<'s> {
     fn frame_of(&self, word: &ChildWord) -> Step<(PageId, FrameId)> {
         let bits = word.load();
         let (page, hint) = (ChildWord::page_of(bits), ChildWord::hint_of(bits));
-        if hint < self.store.frames.count() && self.store.frames.header(hint).page_id() == page {
+        if hint < self.store.frames.end() && self.store.frames.header(hint).page_id() == page {
             return Ok((page, hint));
         }
         self.find_frame(word, bits, page)
