@@ -203,6 +203,14 @@ impl Catalog {
         Some(table)
     }
 
+    /// True if there is, or was, a table with this id, or one has this name. Pages name their table, and are checked as those
+    /// of its kind: a second one of another kind would take them for its own.
+    pub(crate) fn has(&self, id: TableId, name: &str) -> bool {
+        self.by_id.contains_key(&id)
+            || self.dropped.contains_key(&id)
+            || self.by_name.contains_key(name)
+    }
+
     pub(crate) fn encode(&self, next: TableId, out: &mut Vec<u8>) {
         put_varint(out, u64::from(next.0));
         put_varint(out, (self.by_id.len() + self.dropped.len()) as u64);
@@ -231,7 +239,7 @@ impl Catalog {
             let root = PageId(reader.varint()?);
             let rows = reader.varint()?;
             let name = std::str::from_utf8(reader.prefixed()?).ok()?;
-            if root.0 >= PageId::LIMIT || id >= next {
+            if root.0 >= PageId::LIMIT || id >= next || catalog.has(id, name) {
                 return None;
             }
             if root == PageId::NONE {
@@ -282,5 +290,24 @@ mod tests {
         assert_eq!(read.by_id[&TableId(1)].name, "users");
         assert_eq!(read.dropped[&TableId(3)], Index::BTree);
         assert!(Catalog::decode(&out[..out.len() - 1], &make).is_none());
+    }
+
+    #[test]
+    fn no_table_is_there_twice() {
+        let make = |_, _| Arc::new(AnyKind::Unregistered);
+        let decoded = |second: (u32, PageId, &str)| {
+            let (id, root, name) = second;
+            let mut out = vec![8, 3];
+            put_table(&mut out, TableId(1), Index::BTree, PageId(9), 0, "users");
+            put_table(&mut out, TableId(2), Index::Hash, PageId::NONE, 0, "");
+            put_table(&mut out, TableId(id), Index::Hash, root, 0, name);
+            Catalog::decode(&out, &make).is_some()
+        };
+        assert!(decoded((3, PageId(10), "clicks")) && decoded((3, PageId::NONE, "")));
+        for second in [(1, PageId(10), "clicks"), (1, PageId::NONE, ""), (2, PageId(10), "clicks")]
+        {
+            assert!(!decoded(second), "{second:?}: an id is there twice");
+        }
+        assert!(!decoded((3, PageId(10), "users")), "a name is there twice");
     }
 }

@@ -17,7 +17,7 @@ use esker_base::sync::{
     Arc, AtomicBool, AtomicU64, AtomicUsize, Backoff, Condvar, Mutex, MutexGuard, Ordering, RwLock,
     Striped,
 };
-use esker_base::{CommitNo, Error, Lsn, PageId, Result};
+use esker_base::{CommitNo, Error, Lsn, PageId, Result, TableId};
 use esker_index::pages::{Step, Stop, View};
 use esker_wal::Wal;
 use std::time::Duration;
@@ -237,16 +237,17 @@ impl Engine {
         }
     }
 
-    /// Runs index code that reads until it is done, following up its stops.
+    /// Runs index code that reads a table until it is done, following up its stops.
     pub(crate) fn read<R>(
         &self,
+        table: TableId,
         view: View,
         mut step: impl FnMut(&Session<'_>) -> Step<R>,
     ) -> Result<R> {
         let mut tries = Tries::default();
         loop {
             let (stop, mut wanted) = {
-                let session = Session::new(&self.store);
+                let session = Session::new(&self.store, table);
                 match step(&session) {
                     Ok(result) => return Ok(result),
                     Err(stop) => (stop, session.take_wanted()),

@@ -426,6 +426,9 @@ fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Resul
                         .ok_or_else(|| bad_record("unknown index kind"))?;
                     let name = std::str::from_utf8(name)
                         .map_err(|error| bad_record(&format!("table name: {error}")))?;
+                    if engine.catalog.read().has(table, name) || table.0 == u32::MAX {
+                        return Err(bad_record("it makes a table that is there"));
+                    }
                     let mut turn = engine.turn.lock();
                     engine.make_table(&mut turn, table, name, kind, commit)?;
                     // Or the next reads would wait for it.

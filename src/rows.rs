@@ -4,6 +4,7 @@
 //! lends rows out of the copy: nothing is locked between rows. What the cursor misses is read here, together with what it
 //! is going to miss.
 
+use crate::catalog::TableState;
 use crate::engine::{Engine, Tries};
 use crate::kinds::AnyCursor;
 use crate::range::Span;
@@ -86,13 +87,14 @@ impl End {
     fn read_with_upcoming(
         &mut self,
         engine: &Engine,
-        root: &ChildWord,
+        table: &TableState,
         (page, view): (PageId, View),
         tries: &mut Tries,
     ) {
         let store = &engine.store;
         let mut wanted = Vec::new();
-        if self.cursor.upcoming(&Session::new(store), root, view, &mut wanted).is_err() {
+        let session = || Session::new(store, table.id);
+        if self.cursor.upcoming(&session(), &table.root, view, &mut wanted).is_err() {
             wanted.clear();
         }
         tries.read_ahead(store, page, &mut wanted);
@@ -255,7 +257,7 @@ impl Rows {
         let mut tries = Tries::default();
         loop {
             let stop = {
-                let session = Session::new(&engine.store);
+                let session = Session::new(&engine.store, self.table.state.id);
                 match end.cursor.next(&session, root, view) {
                     Ok(found) => {
                         if let Some(next) = end.cursor.ahead() {
@@ -277,7 +279,7 @@ impl Rows {
                     }
                     Claim::Waited if engine.store.resident.get(page).is_some() => continue,
                     Claim::Waited | Claim::Unknown => {
-                        end.read_with_upcoming(engine, root, (page, view), &mut tries);
+                        end.read_with_upcoming(engine, &self.table.state, (page, view), &mut tries);
                     }
                 }
             }

@@ -228,7 +228,7 @@ impl Table {
         let key = key.as_ref();
         self.check_open()?;
         let state = &self.state;
-        self.engine.read(View::Current, |session| {
+        self.engine.read(state.id, View::Current, |session| {
             state.index.get(session, &state.root, View::Current, key, |value, _| value.is_some())
         })
     }
@@ -363,7 +363,7 @@ impl Table {
             state.check_ordered("a range")?;
         }
         let total = self.approximate_len();
-        self.engine.read(View::Current, |session| {
+        self.engine.read(state.id, View::Current, |session| {
             let span = (&span.low[..], span.high.as_deref());
             state.index.estimate_rows(session, &state.root, View::Current, span, total)
         })
@@ -405,7 +405,7 @@ fn get_with<R>(
     // The value is copied out under the latch and given to `f` after it, so that `f` may take its
     // time and call the database.
     let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); STACK_BYTES];
-    let got = engine.read(View::Current, |session| {
+    let got = engine.read(table.id, View::Current, |session| {
         table.index.get(session, &table.root, View::Current, key, |value, _| match value {
             None | Some(Value::Tombstone) => Got::Nothing,
             Some(Value::Inline(value)) if value.len() <= STACK_BYTES => {
@@ -447,7 +447,7 @@ pub(crate) fn find(
     view: View,
     key: &[u8],
 ) -> Result<Option<Found>> {
-    engine.read(view, |session| {
+    engine.read(table.id, view, |session| {
         table.index.get(session, &table.root, view, key, |value, _| match value? {
             Value::Inline(value) => Some(Found::Inline(value.to_vec())),
             Value::Overflow(handle) => Some(Found::Large(Handle::decode(&handle))),
@@ -488,7 +488,7 @@ pub(crate) fn prefetch<K: AsRef<[u8]>>(
     let mut missing = Vec::new();
     let mut loaded = 0;
     for key in keys {
-        let leaf = engine.read(view, |session| {
+        let leaf = engine.read(table.id, view, |session| {
             table.index.page_of(session, &table.root, view, key.as_ref(), Look::Existing)
         })?;
         let Some(leaf) = leaf else { continue };

@@ -179,18 +179,19 @@ impl Transaction {
             if let Some(cut) = &self.cut {
                 return find_whole(&self.engine, &table.state, View::Cut(cut.commit), key);
             }
-            let (found, changed_at) = self.engine.read(View::Current, |session| {
-                let state = &table.state;
-                let (root, view) = (&state.root, View::Current);
-                state.index.get(session, root, view, key, |value, changed_at| {
-                    let value = value.and_then(|value| match value {
-                        Value::Inline(value) => Some(Ok(value.to_vec())),
-                        Value::Overflow(handle) => Some(Err(Handle::decode(&handle))),
-                        Value::Tombstone => None,
-                    });
-                    (value, changed_at)
-                })
-            })?;
+            let (found, changed_at) =
+                self.engine.read(table.state.id, View::Current, |session| {
+                    let state = &table.state;
+                    let (root, view) = (&state.root, View::Current);
+                    state.index.get(session, root, view, key, |value, changed_at| {
+                        let value = value.and_then(|value| match value {
+                            Value::Inline(value) => Some(Ok(value.to_vec())),
+                            Value::Overflow(handle) => Some(Err(Handle::decode(&handle))),
+                            Value::Tombstone => None,
+                        });
+                        (value, changed_at)
+                    })
+                })?;
             if changed_at > self.begin {
                 // The page is newer than what was read so far. If none of that has changed, we
                 // might as well have begun now.

@@ -270,7 +270,7 @@ impl Reach {
                 self.add(page);
                 let word = ChildWord::new(page, ChildWord::NO_HINT);
                 let (mut children, mut large) = (Vec::new(), Vec::new());
-                let step = engine.read(view, |session| {
+                let step = engine.read(table, view, |session| {
                     children.clear();
                     large.clear();
                     let page = session.read(&word, view)?;
@@ -331,7 +331,7 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
         let mut handles = Vec::new();
         loop {
             handles.clear();
-            let step = engine.read(view, |session| {
+            let step = engine.read(table.id, view, |session| {
                 walk.step(session, &table.root, view, &mut |handle| handles.push(handle))
             });
             let place =

@@ -146,7 +146,7 @@ impl Engine {
         set.points()
             .map(|point| {
                 let table = &set.tables[point.table as usize];
-                self.read(View::Current, |session| {
+                self.read(table.id, View::Current, |session| {
                     table.index.page_of(session, &table.root, View::Current, point.key, Look::Blind)
                 })
             })
@@ -156,7 +156,7 @@ impl Engine {
     /// Asks for the lines that points of one table will touch, without a way down for each. False if its index cannot.
     fn ask_ahead(&self, set: &WriteSet, points: Range<usize>) -> Result<bool> {
         let table = &set.tables[set.get(points.start).table as usize];
-        self.read(View::Current, |session| {
+        self.read(table.id, View::Current, |session| {
             Ok(points.clone().all(|i| table.index.ask_ahead(session, set.get(i).key)))
         })
     }
@@ -183,7 +183,7 @@ impl Engine {
     fn warm_one(&self, warming: &mut Warming<'_>, point: usize) -> Result<Option<PageId>> {
         let point = warming.set.get(point);
         let table = &warming.set.tables[point.table as usize];
-        let leaf = self.read(View::Current, |session| {
+        let leaf = self.read(table.id, View::Current, |session| {
             let root = &table.root;
             table.index.page_of(session, root, View::Current, point.key, Look::Blind)
         })?;

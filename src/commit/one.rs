@@ -105,7 +105,7 @@ impl Engine {
             let mut turn = if let Some(turn) = free {
                 turn
             } else {
-                self.read(View::Current, |session| {
+                self.read(table.id, View::Current, |session| {
                     table.index.warm(session, &table.root, key, look)
                 })?;
                 self.enter(0)

@@ -112,7 +112,7 @@ impl Store {
         let mut unread: Vec<super::OverflowRange> = Vec::new();
         loop {
             let missing = {
-                let session = Session::new(self);
+                let session = Session::new(self, tree.table);
                 match session.read(&word, View::Current) {
                     Ok(page) => {
                         let parts = (page.level(), page.words(), page.body());

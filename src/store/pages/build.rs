@@ -31,7 +31,7 @@ pub(crate) struct BuildSession<'s> {
 
 impl<'s> BuildSession<'s> {
     pub(crate) fn new(store: &'s Store, reserve: &'s mut BuildReserve, table: TableId) -> Self {
-        let session = Session::new(store);
+        let session = Session::new(store, table);
         let leaf_bytes = store.packings.of(table).leaf_bytes(session.content_bytes());
         Self { session, reserve: RefCell::new(reserve), table, leaf_bytes }
     }

@@ -10,17 +10,20 @@ pub(crate) use turn::{Reserve, TurnSession};
 use super::Store;
 use super::epoch::Pin;
 use super::frame::FrameId;
+use super::image::kind;
 use super::versions::Version;
 use esker_base::sync::Ordering;
-use esker_base::{CommitNo, PageId};
+use esker_base::{CommitNo, PageId, TableId};
 use esker_index::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 /// Read access for one thread, for as long as one call takes.
 #[derive(Debug)]
 pub(crate) struct Session<'s> {
     store: &'s Store,
+    /// All pages that are read belong to it.
+    table: Cell<TableId>,
     _pin: Pin<'s>,
     /// What may be read together with a page that is missing.
     wanted: RefCell<Vec<PageId>>,
@@ -73,8 +76,9 @@ impl Drop for Read<'_> {
 }
 
 impl<'s> Session<'s> {
-    pub(crate) fn new(store: &'s Store) -> Self {
-        Self { store, _pin: store.frames.epochs().pin(), wanted: RefCell::default() }
+    pub(crate) fn new(store: &'s Store, table: TableId) -> Self {
+        let pin = store.frames.epochs().pin();
+        Self { store, table: Cell::new(table), _pin: pin, wanted: RefCell::default() }
     }
     /// Pages that may be read together with the one that is missing.
     pub(crate) fn take_wanted(&self) -> Vec<PageId> {
@@ -113,6 +117,7 @@ impl<'s> Session<'s> {
     fn find_frame(&self, word: &ChildWord, bits: u64, page: PageId) -> Step<(PageId, FrameId)> {
         match self.store.resident.get(page) {
             Some(frame) if self.store.frames.header(frame).page_id() == page => {
+                self.check_owner(page, frame)?;
                 word.set_hint(bits, frame);
                 Ok((page, frame))
             }
@@ -120,10 +125,23 @@ impl<'s> Session<'s> {
         }
     }
 
+    /// Checks that a page belongs to the table that is being read: whoever brought it in has checked it as a page of the
+    /// table that its image names, and nothing else may be concluded from what is in it.
+    fn check_owner(&self, page: PageId, frame: FrameId) -> Step<()> {
+        let header = self.store.frames.header(frame);
+        let owner = TableId(header.table.load(Ordering::Relaxed));
+        if header.kind.load(Ordering::Relaxed) == kind::INDEX && owner == self.table.get() {
+            return Ok(());
+        }
+        let detail = format!("it is another's: {owner:?}, read for {:?}", self.table.get());
+        Err(Stop::Corrupt { page, detail })
+    }
+
     /// The version of a page that `cut` sees, if an old one is what it sees.
     fn version(&self, page: PageId, cut: CommitNo) -> Step<Option<Read<'_>>> {
         match self.store.versions.find(page, cut) {
             Some(Version { frame: Some(frame), .. }) => {
+                self.check_owner(page, frame)?;
                 Ok(Some(Read { store: self.store, frame, page, latched: false }))
             }
             Some(_) => Err(Stop::Missing(page)),
@@ -146,6 +164,9 @@ impl<'s> Session<'s> {
                 }
                 Err(Stop::Missing(page)) => {
                     return self.version(page, cut)?.ok_or(Stop::Missing(page));
+                }
+                Err(Stop::Corrupt { page, detail }) => {
+                    return self.version(page, cut)?.ok_or(Stop::Corrupt { page, detail });
                 }
                 Err(stop) => return Err(stop),
             }

@@ -37,7 +37,6 @@ impl Reserve {
 pub(crate) struct TurnSession<'s> {
     session: Session<'s>,
     reserve: RefCell<&'s mut Reserve>,
-    table: Cell<TableId>,
     commit: CommitNo,
     /// The newest live cut; pages that changed at or before it must be kept.
     newest_cut: Option<CommitNo>,
@@ -59,9 +58,8 @@ impl<'s> TurnSession<'s> {
         newest_cut: Option<CommitNo>,
     ) -> Self {
         Self {
-            session: Session::new(store),
+            session: Session::new(store, TableId(0)),
             reserve: RefCell::new(reserve),
-            table: Cell::new(TableId(0)),
             commit,
             newest_cut,
             promised: Cell::new(0),
@@ -70,9 +68,9 @@ impl<'s> TurnSession<'s> {
             is_bounded: Cell::new(false),
         }
     }
-    /// Pages created from now on belong to this table.
+    /// Pages read and created from now on belong to this table.
     pub(crate) fn set_table(&self, table: TableId) {
-        self.table.set(table);
+        self.session.table.set(table);
     }
     /// True if any page carries this commit's number.
     pub(crate) fn changed(&self) -> bool {
@@ -92,7 +90,7 @@ impl<'s> TurnSession<'s> {
     pub(crate) fn note_freed(&self, first: PageId, count: u32) {
         self.reserve.borrow_mut().freed.push(Freed {
             commit: self.commit,
-            table: self.table.get(),
+            table: self.session.table.get(),
             first,
             count,
         });
@@ -113,7 +111,7 @@ impl<'s> TurnSession<'s> {
         let frame = self.reserve.borrow_mut().frames.pop().expect("reserve_left counted it");
         let header = self.session.store.frames.header(frame);
         self.touch();
-        header.table.store(self.table.get().0, Ordering::Relaxed);
+        header.table.store(self.session.table.get().0, Ordering::Relaxed);
         header.words.store(u16::try_from(words).expect("words fit a page"), Ordering::Relaxed);
         header.level.store(level, Ordering::Relaxed);
         header.kind.store(kind::INDEX, Ordering::Relaxed);
@@ -336,7 +334,7 @@ impl<'s> TurnPages for TurnSession<'s> {
         let (store, content_bytes) = (self.session.store, self.session.content_bytes());
         match store.counters.evictions.load(Ordering::Relaxed) {
             0 => content_bytes,
-            _ => store.packings.of(self.table.get()).leaf_bytes(content_bytes),
+            _ => store.packings.of(self.session.table.get()).leaf_bytes(content_bytes),
         }
     }
     type Write<'a>
@@ -447,7 +445,7 @@ impl<'s> TurnPages for TurnSession<'s> {
 
     fn free_tree(&self, word: u64, level: u8) {
         let page = ChildWord::page_of(word);
-        let (commit, table) = (self.commit, self.table.get());
+        let (commit, table) = (self.commit, self.session.table.get());
         self.reserve.borrow_mut().trees.push(FreedTree {
             commit,
             table,
