@@ -111,7 +111,8 @@ impl Engine {
     }
 
     /// Whether there is space for background work: to begin a piece of it, a good part of what it will write; to go on, that of
-    /// a step. What it has dirtied must find its place, too, or no checkpoint ends.
+    /// a step, or all that is left to write: where that is less it would be given up, and begun again, for ever. What it has
+    /// dirtied must find its place, too, or no checkpoint ends.
     pub(crate) fn has_room_for_work(&self, working: &Working, table: &TableState) -> Result<bool> {
         /// It looks again when it has built so many, which may be dirty beside others.
         const STEP_PAGES: u64 = 128;
@@ -121,8 +122,9 @@ impl Engine {
         let left_bytes = need.have_bytes.saturating_sub(need.dirty_bytes + kept_bytes);
         let step_bytes = STEP_PAGES * self.store.options.page_bytes as u64;
         let wanted_bytes = table.index.work_bytes();
+        let is_enough = left_bytes >= need.work_bytes + need.work_bytes / 4;
         if working.is_under_way() {
-            return Ok(left_bytes >= step_bytes);
+            return Ok(is_enough || left_bytes >= step_bytes);
         }
         // What is deleted is not written: how much that is nobody knows before. What was in vain is not tried again before
         // there is more space, or more was deleted.
@@ -131,7 +133,6 @@ impl Engine {
                 && need.have_bytes < refused.free_bytes + step_bytes
                 && self.wal.position().0 < refused.at.0 + wanted_bytes / 16
         });
-        let is_enough = left_bytes >= need.work_bytes + need.work_bytes / 4;
         Ok(is_enough || (!in_vain && left_bytes >= step_bytes.max(wanted_bytes / 2)))
     }
 
@@ -188,7 +189,8 @@ impl Engine {
             if self.is_space_tight() {
                 self.make_clean()?;
             } else if !self.let_work_make_space()? && self.is_space_short() {
-                return Err(Error::NoSpace { op: "keep space for merges", file: String::new() });
+                let file = self.store.disk.label();
+                return Err(Error::NoSpace { op: "keep space for merges in", file });
             }
         }
         Ok(())

@@ -484,7 +484,7 @@ impl Engine {
     /// A write found no room before background work has gone on.
     pub(crate) fn catch_up(&self) -> Result<()> {
         if self.is_space_short() && !self.let_work_make_space()? {
-            return Err(Error::NoSpace { op: "merge", file: String::new() });
+            return Err(Error::NoSpace { op: "merge in", file: self.store.disk.label() });
         }
         if self.threads {
             self.work_wake.wake();
