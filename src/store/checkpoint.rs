@@ -383,16 +383,19 @@ mod tests {
     use esker_io::Disk;
     use esker_io::mem::MemDisk;
     use esker_io::sim::{CrashKind, Fault, OpKind, SimDisk};
+    use std::time::Duration;
 
-    /// A database on whose threads nothing happens, with a table, and how to write each row of it.
+    /// A database on whose threads nothing happens, with a table, and how to write each row of it. Where code is interpreted, a
+    /// second is over after a few writes, and a large log takes minutes to read: it is small, and not synced now and then.
     fn database() -> (Database, impl Fn(u8)) {
         database_on(Arc::new(MemDisk::new()))
     }
 
     fn database_on(disk: Arc<dyn Disk>) -> (Database, impl Fn(u8)) {
-        let options = Options::new().page_bytes(1024).memory_bytes(2 << 20);
-        let options = options.durability(Durability::Os).background(false);
-        let db = options.open_on(disk).unwrap();
+        let options =
+            Options::new().page_bytes(1024).memory_bytes(2 << 20).log_file_bytes(256 << 10);
+        let options = options.durability(Durability::Os).sync_interval(Duration::from_hours(1));
+        let db = options.background(false).open_on(disk).unwrap();
         let table = db.table("t", Index::BTree).unwrap();
         (db, move |round| {
             (0..200).for_each(|n| table.put(format!("{n:05}"), [round; 60]).unwrap());
