@@ -5,7 +5,7 @@
 //! databases that fill their disk.
 
 use crate::plants::FAULTS;
-use crate::sim::{Settings, State, seeds};
+use crate::sim::{Choices as _, Rng, Settings, State, seeds};
 use esker::{Database, Durability, Error, Index, Options, Table};
 use esker_base::mark::{OPEN_READ_ONLY, OPEN_WITHOUT_RESERVE, PAGES_ABANDONED};
 use esker_conformance::fault::{self, ERRORS, KINDS, TIMES, Tally};
@@ -384,6 +384,48 @@ fn the_sync_interval_is_kept_without_threads() {
     let found = State::read(&open(&left)).unwrap();
     let rows = found.rows("t", 0).map_or(0, std::collections::BTreeMap::len);
     assert!(rows >= 9, "{rows} of 10 rows, written over 20 seconds, survived power loss");
+}
+
+/// A little room is enough for a little work: or work that is begun with room for all of it is given up as soon as it looks again,
+/// and begun again, and a put waits for it without end.
+#[test]
+fn on_a_small_disk_work_with_room_for_all_of_it_ends() {
+    let disk = SimDisk::new(2);
+    let options = Options::new().page_bytes(2048).memory_bytes(1 << 20).log_file_bytes(32 << 10);
+    let db = options.durability(Durability::Os).open_on(Arc::new(disk.clone())).unwrap();
+    let table = db.table("t", Index::Fractal).unwrap();
+    disk.set_capacity(Some(3584 << 10));
+    let key = |n: u32| u64::from(n).to_be_bytes();
+    // True if there was space.
+    let put = |n: u32| {
+        let mut rng = Rng::new(n.into());
+        let value: Vec<u8> = (0..200).map(|_| rng.below(256) as u8).collect();
+        match table.put(key(n), value) {
+            Ok(()) => true,
+            Err(Error::NoSpace { file, .. }) if !file.is_empty() => false,
+            Err(error) => panic!("row {n}: {error}"),
+        }
+    };
+    let (mut first, mut rows) = (0, 0);
+    for _ in 0..3 {
+        let mut refused = 0;
+        while refused < 5 {
+            if put(rows) { (rows, refused) = (rows + 1, 0) } else { refused += 1 }
+        }
+        // Half of the rows go, and then as many as it takes.
+        let (old, part) = (rows, (rows - first).div_ceil(20));
+        assert!(part > 50, "full with {part} rows");
+        let mut delete = |rows: u32| {
+            (first..first + rows).for_each(|n| table.delete(key(n)).unwrap());
+            first += rows;
+        };
+        delete(part * 10);
+        while rows < old + part * 3 {
+            if put(rows) { rows += 1 } else { delete(part) }
+        }
+        assert_eq!(table.range(..).unwrap().count() as u32, rows - first);
+        assert!(db.verify().unwrap().is_sound());
+    }
 }
 
 /// What is dirty when the disk is full must find a place on it, or no checkpoint ends, no log goes, and deletes bring
