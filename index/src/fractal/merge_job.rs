@@ -248,19 +248,8 @@ impl MergeJob {
         if bottom {
             sources.extend(parts.runs.iter().map(|run| run.run));
         }
-        let mut merge_sources = Vec::with_capacity(sources.len());
-        let mut ranges = RangeSet::default();
-        for run in &sources {
-            let set = self.ranges_of(pages, run)?;
-            if let Some(set) = set.as_ref().filter(|_| !bottom) {
-                ranges = ranges.union(&set.clipped(&low, high.as_deref()));
-            }
-            let mut source = MergeSource::of_run(run, set);
-            // What was a memtable is not counted yet.
-            source.is_counted = run.level == LEVEL_UNKNOWN;
-            source.has_tombstones |= source.is_counted;
-            merge_sources.push(source);
-        }
+        let (merge_sources, ranges) =
+            self.sources_of(pages, &sources, (&low, high.as_deref()), bottom)?;
         let total = share + if bottom { parts.pages() } else { 0 };
         let cut_pages = cut_pages(total as usize, config.node_pages as usize);
         // Nothing below may stop from here on: this is what the task owns.
@@ -303,6 +292,30 @@ impl MergeJob {
             nodes: Vec::new(),
         });
         Ok(())
+    }
+
+    /// What is merged, and the ranges between `low` and `high` that go on: none, where nothing is below.
+    fn sources_of<P: Pages>(
+        &mut self,
+        pages: &P,
+        runs: &[RunRef],
+        (low, high): (&[u8], Option<&[u8]>),
+        bottom: bool,
+    ) -> Step<(Vec<MergeSource>, RangeSet)> {
+        let mut sources = Vec::with_capacity(runs.len());
+        let mut ranges = RangeSet::default();
+        for run in runs {
+            let set = self.ranges_of(pages, run)?;
+            if let Some(set) = set.as_ref().filter(|_| !bottom) {
+                ranges = ranges.union(&set.clipped(low, high));
+            }
+            let mut source = MergeSource::of_run(run, set);
+            // What was a memtable is not counted yet.
+            source.is_counted = run.level == LEVEL_UNKNOWN;
+            source.has_tombstones |= source.is_counted;
+            sources.push(source);
+        }
+        Ok((sources, ranges))
     }
 
     /// Whether ranges of what is flushed delete most of a lowest node.
