@@ -110,7 +110,7 @@ pub use verify::{Damage, Verified};
 /// [`Options::index_kind`]; `examples/fourth_kind.rs` is one.
 pub mod index {
     pub use esker_base::{CommitNo, PageId};
-    pub use esker_index::{kind, leaves, pages};
+    pub use esker_index::{fold, kind, leaves, pages};
 }
 
 /// Longest key, in bytes, with pages of the default size: a quarter of a page.

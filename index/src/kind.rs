@@ -25,6 +25,7 @@
 //!   published; the rules of [`pages`](crate::pages) make it so.
 //! - A page that its [`Kind::check_page`] has accepted makes none of its code panic.
 
+use crate::fold::Fold;
 use crate::pages::{BuildPages, ChildWord, Pages, Step, Stop, TurnPages, View};
 use esker_base::codec::head64;
 use esker_base::{CommitNo, PageId};
@@ -336,7 +337,11 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What is wrong.
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
-    /// The part of a body that need not be kept on disk.
+    /// How to fold pages of this level, if they are made like leaves of the B-tree or buckets of the hash. They have no children.
+    fn fold(&self, _level: u8) -> Option<Fold> {
+        None
+    }
+    /// The part of a body that need not be kept on disk, where it is not folded.
     fn hole(&self, _level: u8, body: &[u8]) -> Range<usize> {
         body.len()..body.len()
     }

@@ -5,6 +5,7 @@
 //! [`Stop::Missing`](pages::Stop::Missing), and whoever called reads it and calls again.
 
 pub mod btree;
+pub mod fold;
 pub mod fractal;
 pub mod hash;
 pub mod kind;

@@ -2,6 +2,7 @@
 
 use crate::store::pages::{BuildSession, Session, TurnSession};
 use esker_base::{CommitNo, PageId};
+use esker_index::fold::Fold;
 use esker_index::kind::{
     Ahead, CheckStep, Checker, Cursor, Direction, GroupWrites, Handle, Kind, Lead, Look,
     PreparedGroup, PreparedRange, PreparedWrite, Progress, Value, Work,
@@ -16,6 +17,7 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
     fn is_ordered(&self) -> bool;
     fn rank(&self, key: &[u8]) -> u64;
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
+    fn fold(&self, level: u8) -> Option<Fold>;
     fn hole(&self, level: u8, body: &[u8]) -> Range<usize>;
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle));
     fn create(&self, pages: &TurnSession<'_>) -> Step<PageId>;
@@ -114,6 +116,9 @@ impl<K: Kind> Erased for Outside<K> {
     }
     fn check_page(&self, level: u8, words: usize, body: &[u8]) -> Result<(), String> {
         self.0.check_page(level, words, body)
+    }
+    fn fold(&self, level: u8) -> Option<Fold> {
+        self.0.fold(level)
     }
     fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
         self.0.hole(level, body)

@@ -2,6 +2,7 @@
 
 use super::{AnyKind, on};
 use crate::options::Options;
+use crate::store::image::Form;
 use crate::store::{OverflowRange, PageLogic};
 use crate::value;
 use esker_base::sync::{Arc, RwLock};
@@ -10,7 +11,6 @@ use esker_index::hash::FilterMemory;
 use esker_index::kind::{Kind, Lead};
 use esker_index::pages::ChildWord;
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// What the store must know of the pages of each table.
 #[derive(Debug)]
@@ -48,10 +48,13 @@ impl PageLogic for Logic {
             Some(any) => on!(any, kind => kind.check_page(level, words, body)),
         }
     }
-    fn hole(&self, table: TableId, level: u8, body: &[u8]) -> Range<usize> {
+    fn form(&self, table: TableId, level: u8, body: &[u8]) -> Form {
         match self.kind(table).as_deref() {
-            None | Some(AnyKind::Unregistered) => body.len()..body.len(),
-            Some(any) => on!(any, kind => kind.hole(level, body)),
+            None | Some(AnyKind::Unregistered) => Form::Body { hole: body.len()..body.len() },
+            Some(any) => on!(any, kind => match kind.fold(level) {
+                Some(fold) => Form::Folded(fold),
+                None => Form::Body { hole: kind.hole(level, body) },
+            }),
         }
     }
     fn leads(

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `raw` is the length of the payload when uncompressed: the page's words (hints taken out) and its
-//! body without the hole, which starts `holeat` bytes into the body and is as long as what is missing.
+//! body without the hole, which starts `holeat` bytes into the body and is as long as what is missing; or the fold of a page
+//! of rows ([`Fold`]), whose number stands in the upper four bits of the codec and which has no words (since version 2).
 //! `stored` is the length as stored; codec 1 is as is, 2 is lz4 (block format, without size). `crc` covers the database id and
 //! everything else, so that an image of another place, page or database does not pass; the *image
 //! number*, unique over the life of a database, also stands in the page map, so that an older image of
@@ -19,7 +20,9 @@
 use esker_base::checksum::seeded;
 use esker_base::codec::Reader;
 use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId};
+use esker_index::fold::Fold;
 use std::fmt;
+use std::ops::Range;
 
 /// First two bytes of every image.
 const MAGIC: u16 = 0xE54B;
@@ -43,6 +46,8 @@ const _: () = assert!(IMAGE_HEADER_BYTES == 48);
 /// On disk: never renumber.
 const CODEC_RAW: u8 = 1;
 const CODEC_LZ4: u8 = 2;
+/// The number of a fold stands above the codec.
+const FOLD_SHIFT: u32 = 4;
 
 /// What a page is for. On disk: never renumber.
 pub(crate) mod kind {
@@ -52,6 +57,18 @@ pub(crate) mod kind {
     pub(crate) const OVERFLOW: u8 = 2;
     /// A node of the page map.
     pub(crate) const MAP: u8 = 3;
+}
+
+/// How the body of a page is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it is, but for a part that need not be kept.
+    Body {
+        /// That part.
+        hole: Range<usize>,
+    },
+    /// Folded, as a page of rows that has no children.
+    Folded(Fold),
 }
 
 /// Where an image lies. 16 bytes in the page map:
@@ -112,22 +129,23 @@ pub(crate) struct Codec {
     database: DatabaseId,
     raw: Vec<u8>,
     packed: Vec<u8>,
+    content_bytes: usize,
 }
 
 impl Codec {
     pub(crate) fn new(database: DatabaseId) -> Self {
-        Self { database, raw: Vec::new(), packed: Vec::new() }
+        Self { database, raw: Vec::new(), packed: Vec::new(), content_bytes: 0 }
     }
 
     /// Appends the image of a page to `out` and returns its length. `words` yields the word area as it
-    /// goes to disk; `hole` is the part of `body` that need not be kept.
+    /// goes to disk.
     #[expect(clippy::cast_possible_truncation, reason = "pages are below 64 KiB")]
     pub(crate) fn encode(
         &mut self,
         head: ImageHead,
         words: impl Iterator<Item = u64>,
         body: &[u8],
-        hole: std::ops::Range<usize>,
+        form: &Form,
         compress: bool,
         out: &mut Vec<u8>,
     ) -> usize {
@@ -136,8 +154,19 @@ impl Codec {
             self.raw.extend_from_slice(&word.to_le_bytes());
         }
         debug_assert_eq!(self.raw.len(), usize::from(head.words) * 8);
-        self.raw.extend_from_slice(&body[..hole.start]);
-        self.raw.extend_from_slice(&body[hole.end..]);
+        let (fold, hole_at) = match form {
+            Form::Body { hole } => {
+                self.raw.extend_from_slice(&body[..hole.start]);
+                self.raw.extend_from_slice(&body[hole.end..]);
+                self.content_bytes = self.raw.len();
+                (0, hole.start)
+            }
+            Form::Folded(fold) => {
+                debug_assert!(self.raw.is_empty(), "pages of rows have no children");
+                self.content_bytes = fold.fold(body, &mut self.raw);
+                (*fold as u8, 0)
+            }
+        };
         let raw_bytes = self.raw.len();
         let mut codec = CODEC_RAW;
         if compress && raw_bytes > 64 {
@@ -153,7 +182,7 @@ impl Codec {
         let stored: &[u8] = if codec == CODEC_LZ4 { &self.packed } else { &self.raw };
         let mut header = [0u8; IMAGE_HEADER_BYTES];
         header[MAGIC_AT..CODEC_AT].copy_from_slice(&MAGIC.to_le_bytes());
-        header[CODEC_AT] = codec;
+        header[CODEC_AT] = codec | fold << FOLD_SHIFT;
         header[LEVEL_AT] = head.level;
         header[WORDS_AT..RAW_AT].copy_from_slice(&head.words.to_le_bytes());
         header[RAW_AT..TABLE_AT].copy_from_slice(&(raw_bytes as u16).to_le_bytes());
@@ -161,7 +190,7 @@ impl Codec {
         header[PAGE_AT..NUMBER_AT].copy_from_slice(&head.page.0.to_le_bytes());
         header[NUMBER_AT..CHANGED_AT].copy_from_slice(&head.number.to_le_bytes());
         header[CHANGED_AT..HOLE_AT].copy_from_slice(&head.changed_at.0.to_le_bytes());
-        header[HOLE_AT..STORED_AT].copy_from_slice(&(hole.start as u16).to_le_bytes());
+        header[HOLE_AT..STORED_AT].copy_from_slice(&(hole_at as u16).to_le_bytes());
         header[STORED_AT..KIND_AT].copy_from_slice(&(stored.len() as u16).to_le_bytes());
         header[KIND_AT] = head.kind;
         let crc = seeded(&[self.database.0], &[&header[..CRC_AT], stored]);
@@ -171,9 +200,9 @@ impl Codec {
         IMAGE_HEADER_BYTES + stored.len()
     }
 
-    /// Length of what was encoded last, before compression.
-    pub(crate) fn raw_bytes(&self) -> usize {
-        self.raw.len()
+    /// Bytes that what was encoded last takes of its page.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.content_bytes
     }
 
     /// Checks an image and returns what it says, without unpacking it.
@@ -229,9 +258,15 @@ impl Codec {
         let at = |at: usize| usize::from(u16::from_le_bytes([image[at], image[at + 1]]));
         let (raw_bytes, hole_start, stored) = (at(RAW_AT), at(HOLE_AT), at(STORED_AT));
         let payload = &image[IMAGE_HEADER_BYTES..IMAGE_HEADER_BYTES + stored];
-        let raw: &[u8] = match image[CODEC_AT] {
+        let (fold, codec) = (image[CODEC_AT] >> FOLD_SHIFT, image[CODEC_AT] % (1 << FOLD_SHIFT));
+        let raw: &[u8] = match codec {
             CODEC_RAW if stored == raw_bytes => payload,
-            CODEC_LZ4 if words.is_empty() && hole_start <= raw_bytes && raw_bytes <= body.len() => {
+            CODEC_LZ4
+                if fold == 0
+                    && words.is_empty()
+                    && hole_start <= raw_bytes
+                    && raw_bytes <= body.len() =>
+            {
                 // At the end of the body; then what comes before the hole moves to the front. Of leaves that is little.
                 let hole_bytes = body.len() - raw_bytes;
                 decompress(payload, &mut body[hole_bytes..])?;
@@ -246,6 +281,13 @@ impl Codec {
             }
             codec => return Err(format!("codec {codec} with {stored} of {raw_bytes} bytes")),
         };
+        if fold > 0 {
+            let fold = Fold::of(fold).ok_or_else(|| format!("fold {fold}"))?;
+            if !words.is_empty() {
+                return Err(format!("{fold:?} with {} children", words.len()));
+            }
+            return fold.unfold(raw, body);
+        }
         let (raw_words, raw_body) = raw
             .split_at_checked(words.len() * 8)
             .ok_or_else(|| format!("{raw_bytes} bytes do not hold {} words", words.len()))?;
@@ -316,10 +358,11 @@ mod tests {
         let mut codec = Codec::new(DatabaseId(5));
         let body: Vec<u8> = (0..400u32).map(|i| u8::try_from(i / 7).unwrap()).collect();
         let words = [1u64 << 24, 2 << 24, 3 << 24];
+        let form = Form::Body { hole: 100..200 };
         for compress in [false, true] {
             let mut image = Vec::new();
             let n =
-                codec.encode(head(3), words.iter().copied(), &body, 100..200, compress, &mut image);
+                codec.encode(head(3), words.iter().copied(), &body, &form, compress, &mut image);
             assert_eq!((n, Some(n)), (image.len(), Codec::stored_bytes(&image)));
             assert_eq!(codec.open(&image).unwrap(), head(3));
             let (mut got_words, mut got) = ([0; 3], vec![9; 400]);
@@ -342,10 +385,34 @@ mod tests {
         let mut codec = Codec::new(DatabaseId(0x1122_3344_5566_7788));
         let (words, body) = ([2u64 << 24], b"left-a-hole-right");
         let mut image = Vec::new();
-        codec.encode(head(1), words.iter().copied(), body, 4..12, true, &mut image);
+        let form = Form::Body { hole: 4..12 };
+        codec.encode(head(1), words.iter().copied(), body, &form, true, &mut image);
         let golden = b"\x4b\xe5\x01\x01\x01\0\x11\0\x03\0\0\0\x07\0\0\0\0\0\0\0\x63\0\0\0\0\0\0\0\
             \x0c\0\0\0\0\0\0\0\x04\0\x11\0\x01\0\0\0\xf7\x89\x03\x5e\0\0\0\x02\0\0\0\0leftright";
         assert_eq!(image, golden);
+    }
+
+    /// Checked against another implementation of CRC-32.
+    #[test]
+    fn golden_image_of_a_leaf() {
+        let mut codec = Codec::new(DatabaseId(0x1122_3344_5566_7788));
+        // Two rows, hints, no fences: "a" is "one", "bc" is "2".
+        let folded = b"\x02\0\x01\0\x01\0\0\0\xff\xff\x01\x02\0\0\x03\x01\0\0one2abc";
+        let (mut body, mut again) = ([0xa5; 200], [0x5a; 200]);
+        Fold::Leaf.unfold(folded, &mut body).unwrap();
+        let (mut image, form) = (Vec::new(), Form::Folded(Fold::Leaf));
+        let leaf = ImageHead { level: 0, ..head(0) };
+        codec.encode(leaf, std::iter::empty(), &body, &form, true, &mut image);
+        assert_eq!(codec.content_bytes(), 16 + 2 * (6 + 4) + 7);
+        let golden = b"\x4b\xe5\x11\0\0\0\x19\0\x03\0\0\0\x07\0\0\0\0\0\0\0\x63\0\0\0\0\0\0\0\
+            \x0c\0\0\0\0\0\0\0\0\0\x19\0\x01\0\0\0\xe8\x31\x3d\xf8";
+        assert_eq!(image, [&golden[..], folded].concat());
+        codec.unpack(&image, &mut [], &mut again).unwrap();
+        assert_eq!(body, again);
+        let refused = codec.unpack(&image, &mut [0], &mut again);
+        assert!(refused.is_err(), "a leaf with a child: {refused:?}");
+        image[CODEC_AT] = CODEC_RAW | 9 << FOLD_SHIFT;
+        assert!(codec.unpack(&image, &mut [], &mut again).is_err(), "a fold that is not known");
     }
 
     #[test]

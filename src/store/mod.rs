@@ -43,7 +43,7 @@ use esker_index::kind::Lead;
 use esker_index::pages::ChildWord;
 use esker_io::Disk;
 use frame::{FrameId, Frames};
-use image::{Address, Codec};
+use image::{Address, Codec, Form};
 use map::Map;
 use segment::{Files, Segments, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -54,8 +54,8 @@ use versions::Versions;
 pub(crate) trait PageLogic: Send + Sync + std::fmt::Debug {
     /// Checks a page that came from disk, so that the index may rely on it.
     fn check(&self, table: TableId, level: u8, words: usize, body: &[u8]) -> Result<(), String>;
-    /// The part of the body that need not be kept.
-    fn hole(&self, table: TableId, level: u8, body: &[u8]) -> std::ops::Range<usize>;
+    /// How a page is written.
+    fn form(&self, table: TableId, level: u8, body: &[u8]) -> Form;
     /// Calls `visit` with every page that a page (its level, words and body) refers to, and with what is below that; `lead` is
     /// what is below the page itself.
     fn leads(

@@ -23,7 +23,9 @@ use esker_base::{DatabaseId, Error, Lsn, Result};
 use esker_io::{Disk, OpenMode};
 
 /// Newest format version that this build reads and writes.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest that can be read: 1 has no folded images.
+const FORMAT_VERSION_MIN: u32 = 1;
 /// The file.
 pub(crate) const SUPER_NAME: &str = "super";
 /// Name of a superblock file that is being created.
@@ -96,7 +98,7 @@ impl Superblock {
             return Ok(None);
         }
         // Only after the checksum: a flipped bit in the version is damage, not a newer format.
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(Error::Format { found: version, supported: FORMAT_VERSION });
         }
         Ok(rest_zero.then_some(superblock))
@@ -349,9 +351,9 @@ mod tests {
             page_bytes: 8192,
         };
         let slot = superblock.encode();
-        let golden = b"\x89Esker\r\n\x01\0\0\0\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11\
+        let golden = b"\x89Esker\r\n\x02\0\0\0\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11\
             \x09\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\x03\0\0\0\0\0\0\0\
-            \xef\xbe\xad\xde\x34\x12\0\0\0\x20\0\0\0\0\0\0\x5e\xd7\x23\x0d";
+            \xef\xbe\xad\xde\x34\x12\0\0\0\x20\0\0\0\0\0\0\xa0\xa7\x0d\x47";
         assert_eq!(slot[..golden.len()], golden[..]);
         assert!(slot[golden.len()..].iter().all(|byte| *byte == 0));
         assert_eq!(Superblock::decode(&slot).unwrap(), Some(superblock));

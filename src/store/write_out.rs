@@ -6,7 +6,7 @@
 //! there is never more than one copy of a page under way.
 
 use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
-use super::image::{Address, ImageHead, kind};
+use super::image::{Address, Form, ImageHead, kind};
 use super::map::{Copies, NodeId};
 use super::versions::Version;
 use super::{State, Store, Writer, count};
@@ -82,17 +82,17 @@ impl Store {
             kind: header.kind.load(Ordering::Relaxed),
             words: header.words.load(Ordering::Relaxed),
         };
-        let hole = match head.kind {
-            kind::INDEX => self.logic.hole(head.table, head.level, body),
-            _ => body.len()..body.len(),
+        let form = match head.kind {
+            kind::INDEX => self.logic.form(head.table, head.level, body),
+            _ => Form::Body { hole: body.len()..body.len() },
         };
         let words = self.frames.words(frame).iter().map(|w| ChildWord::without_hint(w.load()));
         writer.image.clear();
         let compress = self.options.compress;
         let (is_leaf, table) = (head.kind == kind::INDEX && head.level == 0, head.table);
-        writer.codec.encode(head, words, body, hole, compress, &mut writer.image);
+        writer.codec.encode(head, words, body, &form, compress, &mut writer.image);
         if is_leaf {
-            self.packings.of(table).note(writer.codec.raw_bytes(), writer.image.len());
+            self.packings.of(table).note(writer.codec.content_bytes(), writer.image.len());
         }
         number
     }
@@ -386,7 +386,14 @@ impl Store {
         writer.image.clear();
         let words = entries.iter().flat_map(|address| address.pack());
         let compress = self.options.compress;
-        writer.codec.encode(head, words, &[], 0..0, compress, &mut writer.image);
+        writer.codec.encode(
+            head,
+            words,
+            &[],
+            &Form::Body { hole: 0..0 },
+            compress,
+            &mut writer.image,
+        );
         drop(state);
         self.append(writer, number, lane)
     }

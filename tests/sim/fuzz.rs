@@ -6,6 +6,7 @@ use super::{Choices, Known, Op, Runner};
 use esker::{Error, Index, Options, Result};
 use esker_base::sync::OnceLock;
 use esker_index::btree;
+use esker_index::fold::Fold;
 use esker_io::sim::{CrashKind, SimDisk};
 use esker_io::{Disk, OpenMode};
 use std::sync::{Arc, Mutex};
@@ -179,8 +180,13 @@ pub(crate) fn pages(data: &[u8]) {
         return;
     }
     if btree::check_leaf(body, false).is_ok() {
-        let hole = btree::leaf_hole(body);
-        assert!(hole.start <= hole.end && hole.end <= body.len());
+        let (mut folded, mut again) = (Vec::new(), vec![0; body.len()]);
+        assert!(Fold::Leaf.fold(body, &mut folded) <= body.len());
+        Fold::Leaf.unfold(&folded, &mut again).unwrap();
+        btree::check_leaf(&again, false).unwrap();
+        let mut twice = Vec::new();
+        Fold::Leaf.fold(&again, &mut twice);
+        assert_eq!(folded, twice, "what comes back is the same leaf");
         let mut handles = 0;
         btree::overflow_handles(body, &mut |_| handles += 1);
         assert!(handles * esker_index::kind::HANDLE_BYTES <= body.len(), "{handles} handles");

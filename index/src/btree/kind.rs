@@ -1,6 +1,7 @@
 //! The B-tree as a [`Kind`].
 
 use super::{Check, Group, Prepared, RangePlan, TreeCursor};
+use crate::fold::Fold;
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
 use crate::pages::{ChildWord, Pages, Step, TurnPages, View};
 use esker_base::{CommitNo, PageId};
@@ -18,8 +19,11 @@ impl Kind for BTree {
             _ => super::check_branch(words, body),
         }
     }
-    fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
-        if level == 0 { super::leaf_hole(body) } else { super::branch_hole(body) }
+    fn fold(&self, level: u8) -> Option<Fold> {
+        (level == 0).then_some(Fold::Leaf)
+    }
+    fn hole(&self, _level: u8, body: &[u8]) -> Range<usize> {
+        super::branch_hole(body)
     }
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
         if level == 0 {

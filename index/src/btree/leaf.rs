@@ -29,8 +29,8 @@ use std::ops::Range;
 pub(super) const COUNT_AT: usize = 0;
 pub(super) const HEAP_AT: usize = COUNT_AT + 2;
 const GARBAGE_AT: usize = HEAP_AT + 2;
-const LOW_AT: usize = GARBAGE_AT + 2;
-const HIGH_AT: usize = LOW_AT + 2;
+pub(super) const LOW_AT: usize = GARBAGE_AT + 2;
+pub(super) const HIGH_AT: usize = LOW_AT + 2;
 const PREFIX_AT: usize = HIGH_AT + 2;
 pub(super) const LAST_AT: usize = PREFIX_AT + 2;
 pub(super) const RUN_AT: usize = LAST_AT + 2;
@@ -40,10 +40,10 @@ pub(super) const HEAD_BYTES: usize = 4;
 /// Head and slot of a row.
 pub(crate) const ENTRY_BYTES: usize = HEAD_BYTES + 2;
 pub(crate) const RECORD_HEADER_BYTES: usize = 4;
-const NO_HIGH: usize = 0xffff;
+pub(super) const NO_HIGH: usize = 0xffff;
 const OVERFLOW_BIT: usize = 1 << 15;
 const TOMBSTONE_BIT: usize = 1 << 14;
-const FLAGS: usize = OVERFLOW_BIT | TOMBSTONE_BIT;
+pub(super) const FLAGS: usize = OVERFLOW_BIT | TOMBSTONE_BIT;
 
 thread_local! {
     /// Where a leaf is laid out anew before it replaces the old layout.
@@ -95,7 +95,7 @@ impl<'a> Leaf<'a> {
         heads
     }
     #[inline]
-    fn slot(&self, i: usize) -> usize {
+    pub(super) fn slot(&self, i: usize) -> usize {
         u16_at(self.body, HEADER_BYTES + self.count * HEAD_BYTES + i * 2)
     }
     /// The key after the prefix, and the value.
@@ -253,17 +253,17 @@ fn value_of(value_bytes: usize, rest: &[u8]) -> Value<'_> {
 }
 
 /// Fills a leaf from front to back.
-struct Builder<'b> {
-    body: &'b mut [u8],
+pub(super) struct Builder<'b> {
+    pub(super) body: &'b mut [u8],
     rows: usize,
-    done: usize,
-    heap: usize,
+    pub(super) done: usize,
+    pub(super) heap: usize,
     prefix_bytes: usize,
 }
 
 impl<'b> Builder<'b> {
     /// A leaf that will have `rows` rows between these fences.
-    fn new(body: &'b mut [u8], rows: usize, low: &[u8], high: Option<&[u8]>) -> Self {
+    pub(super) fn new(body: &'b mut [u8], rows: usize, low: &[u8], high: Option<&[u8]>) -> Self {
         let low_at = body.len() - low.len();
         body[low_at..].copy_from_slice(low);
         let heap = low_at - high.map_or(0, <[u8]>::len);
@@ -306,7 +306,7 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         assert_eq!(self.done, self.rows, "as many rows as announced");
         assert!(HEADER_BYTES + self.rows * ENTRY_BYTES <= self.heap, "B3: it fits");
         set_u16(self.body, HEAP_AT, self.heap);
@@ -498,8 +498,8 @@ pub(crate) fn remove(body: &mut [u8], i: usize) {
     }
 }
 
-/// The part of a leaf that need not be kept on disk: what lies between slots and heap.
-pub fn hole(body: &[u8]) -> Range<usize> {
+/// The part of a leaf that holds nothing: what lies between slots and heap.
+pub(super) fn hole(body: &[u8]) -> Range<usize> {
     let start = HEADER_BYTES + u16_at(body, COUNT_AT) * ENTRY_BYTES;
     start..u16_at(body, HEAP_AT)
 }

@@ -11,6 +11,7 @@
 //! | module | |
 //! |---|---|
 //! | `leaf`, `branch` | bytes of a page: drawing, search, edit, check |
+//! | `fold` | leaves as images hold them |
 //! | `read` | following a key down; point reads and estimates |
 //! | `write` | one key, or all keys of one leaf, made ready in the turn and then applied |
 //! | `split`, `merge`, `range` | changes over several pages |
@@ -36,6 +37,7 @@ mod append;
 pub(crate) mod branch;
 mod check;
 mod cursor;
+pub(crate) mod fold;
 mod kind;
 pub(crate) mod leaf;
 mod merge;
@@ -49,7 +51,7 @@ pub use branch::{check_branch, hole as branch_hole};
 pub use check::Check;
 pub use cursor::TreeCursor;
 pub use kind::BTree;
-pub use leaf::{check_leaf, hole as leaf_hole, overflow_handles};
+pub use leaf::{check_leaf, overflow_handles};
 pub use merge::merge_at;
 pub use range::{RangePlan, prepare_delete_range};
 pub use read::{estimate_rows, get, leaf_of, warm};

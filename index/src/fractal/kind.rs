@@ -5,6 +5,7 @@ use super::node::{NODE_LEVEL, NodeParts, NodeRun, check_node, hole};
 use super::read::{Search, read_node};
 use super::{Fractal, FractalCursor, FractalGroup, FractalPrepared, FractalRange, write};
 use crate::btree;
+use crate::fold::Fold;
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Lead, Look, Progress, Value, Work};
 use crate::pages::{BuildPages, ChildWord, PageRead, Pages, Step, Stop, TurnPages, View};
 use crate::run::filter::key_hash;
@@ -23,10 +24,12 @@ impl Kind for Fractal {
             NODE_LEVEL.. => check_node(level, words, body),
         }
     }
+    fn fold(&self, level: u8) -> Option<Fold> {
+        (level == 0).then_some(Fold::Leaf)
+    }
     fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
         match level {
-            0 => btree::leaf_hole(body),
-            1..FILTER_BLOCK_LEVEL => btree::branch_hole(body),
+            ..FILTER_BLOCK_LEVEL => btree::branch_hole(body),
             FILTER_BLOCK_LEVEL..NODE_LEVEL => filter_hole(body),
             NODE_LEVEL.. => hole(body),
         }

@@ -28,7 +28,7 @@ use super::{set_u16, u16_at};
 use crate::kind::{Handle, Value};
 use std::ops::Range;
 
-pub(crate) use super::layout::{build_joined, build_some, hole, init, keep_some};
+pub(crate) use super::layout::{build_joined, build_some, fold, init, keep_some, unfold};
 
 pub(super) const COUNT_AT: usize = 0;
 pub(super) const USED_AT: usize = COUNT_AT + 2;

@@ -6,12 +6,13 @@
 //! [`CELL_BYTES`], as long as that leaves room.
 
 use super::bucket::{
-    BITS_AT, Bucket, COUNT_AT, HEADER_BYTES, LONGEST_AT, MARK_BYTES, PREFIX_AT, SLOT_BYTES,
-    USED_AT, front_bytes, home, slots_at,
+    BITS_AT, Bucket, COUNT_AT, HEADER_BYTES, LONGEST_AT, MARK_BYTES, OVERFLOW_BIT, PREFIX_AT,
+    RECORD_HEADER_BYTES, SLOT_BYTES, USED_AT, front_bytes, home, slots_at,
 };
 use super::gaps::{CELL_BYTES, find_gap};
-use super::set_u16;
 use super::way::Place;
+use super::{set_u16, u16_at};
+use crate::fold::{Rows, push_rows};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -81,17 +82,22 @@ fn give_places(rows: &mut [Row], room: Range<usize>) {
     }
 }
 
-/// Fills a bucket with rows of others.
-fn build<'r>(
+/// Fills a bucket: `sizes` are marks and bytes of its records, in order, and `fill` is called for each to write it.
+fn build(
     body: &mut [u8],
     place: Place,
-    from: impl Iterator<Item = (Bucket<'r>, usize)> + Clone,
+    sizes: impl Iterator<Item = ([u8; MARK_BYTES], usize)>,
+    mut fill: impl FnMut(&mut [u8]),
 ) {
     let body_bytes = body.len();
     body.fill(0);
     ROWS.with_borrow_mut(|rows| {
         rows.clear();
-        rows.extend(from.clone().map(|(from, i)| Row::of(from, i, body_bytes)));
+        for (n, (mark, bytes)) in sizes.enumerate() {
+            let mark_at = HEADER_BYTES + n * MARK_BYTES;
+            body[mark_at..mark_at + MARK_BYTES].copy_from_slice(&mark);
+            rows.push(Row::new(u16::from_le_bytes(mark), bytes, body_bytes));
+        }
         let front = front_bytes(rows.len());
         give_places(rows, front..body_bytes);
         set_u16(body, COUNT_AT, rows.len());
@@ -100,18 +106,30 @@ fn build<'r>(
         set_u16(body, BITS_AT, place.bits as usize);
         body[PREFIX_AT..HEADER_BYTES].copy_from_slice(&place.prefix.to_le_bytes());
         let slots = slots_at(rows.len());
-        for (n, ((from, i), row)) in from.zip(rows.iter()).enumerate() {
-            body[row.at..][..row.bytes].copy_from_slice(from.record(i));
-            let mark_at = HEADER_BYTES + n * MARK_BYTES;
-            body[mark_at..mark_at + MARK_BYTES].copy_from_slice(&from.marks()[i]);
+        for (n, row) in rows.iter().enumerate() {
+            fill(&mut body[row.at..][..row.bytes]);
             set_u16(body, slots + n * SLOT_BYTES, row.at);
         }
     });
 }
 
+/// Fills a bucket with rows of others.
+fn build_from<'r>(
+    body: &mut [u8],
+    place: Place,
+    from: impl Iterator<Item = (Bucket<'r>, usize)> + Clone,
+) {
+    let sizes = from.clone().map(|(from, i)| (from.marks()[i], from.record(i).len()));
+    let mut rows = from;
+    build(body, place, sizes, |record| {
+        let (from, i) = rows.next().expect("as many as sizes");
+        record.copy_from_slice(from.record(i));
+    });
+}
+
 /// Makes an empty bucket.
 pub(crate) fn init(body: &mut [u8], place: Place) {
-    build(body, place, std::iter::empty());
+    build(body, place, std::iter::empty(), |_| {});
 }
 
 /// Makes a bucket of some rows of another: those that `wanted` says.
@@ -121,14 +139,14 @@ pub(crate) fn build_some(
     from: Bucket<'_>,
     wanted: impl Fn(usize) -> bool + Copy,
 ) {
-    build(body, place, (0..from.len()).filter(move |i| wanted(*i)).map(|i| (from, i)));
+    build_from(body, place, (0..from.len()).filter(move |i| wanted(*i)).map(|i| (from, i)));
 }
 
 /// Makes a bucket of the rows of two others.
 pub(crate) fn build_joined(body: &mut [u8], place: Place, parts: [Bucket<'_>; 2]) {
     let [a, b] = parts;
     let (mut i, mut j) = (0, 0);
-    build(
+    build_from(
         body,
         place,
         std::iter::from_fn(move || {
@@ -202,21 +220,52 @@ fn lay_out(body: &mut [u8], mark: u16, bytes: usize, front: usize) -> usize {
     })
 }
 
-/// The part of a bucket that need not be kept on disk: the largest gap.
-pub(crate) fn hole(body: &[u8]) -> Range<usize> {
+/// The numbers at the front of a bucket's fold: rows, bits and prefix of its [`Place`].
+const FOLD_HEADER_BYTES: usize = 12;
+
+/// Appends what there is to know of a bucket ([`Fold::Bucket`](crate::fold::Fold::Bucket)): the numbers, the marks, and the rows in their
+/// order. Returns how many bytes of the page are taken.
+pub(crate) fn fold(body: &[u8], out: &mut Vec<u8>) -> usize {
     let bucket = Bucket::new(body);
-    let mut records: Vec<Range<usize>> = (0..bucket.len())
-        .map(|i| bucket.slot(i)..bucket.slot(i) + bucket.record(i).len())
-        .collect();
-    records.sort_unstable_by_key(|record| record.start);
-    let mut hole = 0..0;
-    let mut end = front_bytes(bucket.len());
-    let behind = body.len()..body.len();
-    for record in records.into_iter().chain([behind]) {
-        if record.start - end > hole.len() {
-            hole = end..record.start;
-        }
-        end = record.end;
+    out.extend_from_slice(&body[COUNT_AT..COUNT_AT + 2]);
+    out.extend_from_slice(&body[BITS_AT..HEADER_BYTES]);
+    out.extend_from_slice(bucket.marks().as_flattened());
+    let row = |i| {
+        let record = bucket.record(i);
+        let (key_bytes, word) = (u16_at(record, 0), u16_at(record, 2));
+        let (key, value) = record[RECORD_HEADER_BYTES..].split_at(key_bytes);
+        (key, word, value)
+    };
+    push_rows(bucket.len(), row, out);
+    front_bytes(bucket.len()) + bucket.records_bytes()
+}
+
+/// Lays out a bucket anew.
+///
+/// # Errors
+/// What is wrong with the fold. [`check_bucket`](super::bucket_check::check_bucket) must see what comes of it.
+pub(crate) fn unfold(folded: &[u8], body: &mut [u8]) -> Result<(), String> {
+    let short = || format!("{} bytes are no bucket", folded.len());
+    let (numbers, rest) = folded.split_first_chunk::<FOLD_HEADER_BYTES>().ok_or_else(short)?;
+    let (count, bits) = (u16_at(numbers, 0), u16_at(numbers, 2));
+    let prefix = u64::from_le_bytes(*numbers[4..].first_chunk().expect("eight bytes are left"));
+    let (marks, rest) = rest.split_at_checked(count * MARK_BYTES).ok_or_else(short)?;
+    let marks = marks.as_chunks::<MARK_BYTES>().0;
+    let rows = Rows::new(rest, count, !OVERFLOW_BIT & 0xffff)?;
+    let records_bytes = count * RECORD_HEADER_BYTES + rows.bytes();
+    if front_bytes(count) + records_bytes > body.len().min(1 << 15) {
+        return Err(format!("{count} rows do not fit a bucket of {} bytes", body.len()));
     }
-    hole
+    let place = Place { bits: u32::try_from(bits).expect("16 bits"), prefix };
+    let sizes = marks.iter().enumerate();
+    let sizes = sizes.map(|(i, mark)| (*mark, RECORD_HEADER_BYTES + rows.row_bytes(i)));
+    let mut records = rows.iter();
+    build(body, place, sizes, |record| {
+        let (key, word, value) = records.next().expect("as many as sizes");
+        set_u16(record, 0, key.len());
+        set_u16(record, 2, word);
+        record[RECORD_HEADER_BYTES..][..key.len()].copy_from_slice(key);
+        record[RECORD_HEADER_BYTES + key.len()..].copy_from_slice(value);
+    });
+    Ok(())
 }

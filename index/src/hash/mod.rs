@@ -69,6 +69,7 @@ pub use cursor::HashCursor;
 pub use range::Everything;
 pub use write::{Group, Prepared};
 
+use crate::fold::Fold;
 use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
 use crate::pages::{ChildWord, PageRead, PageWrite, Pages, Step, TurnPages, View};
 use absent::Filters;
@@ -191,11 +192,11 @@ impl Kind for Hash {
             _ => branch::check_branch(level, words, body),
         }
     }
-    fn hole(&self, level: u8, body: &[u8]) -> Range<usize> {
-        match level {
-            0 => bucket::hole(body),
-            _ => branch::hole(body),
-        }
+    fn fold(&self, level: u8) -> Option<Fold> {
+        (level == 0).then_some(Fold::Bucket)
+    }
+    fn hole(&self, _level: u8, body: &[u8]) -> Range<usize> {
+        branch::hole(body)
     }
     fn handles(&self, level: u8, body: &[u8], visit: &mut dyn FnMut(Handle)) {
         if level == 0 {
