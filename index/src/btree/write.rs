@@ -9,6 +9,7 @@ use super::split::{self, split_for, split_leaf};
 use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
 use esker_base::PageId;
+use std::ops::Range;
 
 /// Makes an empty tree and returns its root, which stays the root for good (B4).
 ///
@@ -214,40 +215,48 @@ impl Fit {
     fn of(leaf: Leaf<'_>, writes: &dyn GroupWrites, spare_bytes: usize) -> Self {
         let high = leaf.high();
         let mut free = leaf.free_bytes();
-        let (mut inside, mut fitting) = (0, 0);
+        let mut fitting = 0;
         // Where one goes to the end, all that follow do.
         let mut is_at_end = false;
         let count = writes.len();
-        while inside < count {
-            let write = writes.get(inside);
+        while fitting < count {
+            let write = writes.get(fitting);
             if high.is_some_and(|high| write.key >= high) {
-                break;
+                return Self { inside: fitting, fitting };
             }
-            if fitting == inside {
-                let growth = write.value.as_ref().map_or(0, |value| {
-                    if is_at_end {
-                        return leaf.need_bytes(write.key, value);
-                    }
-                    let at = leaf.search(write.key);
-                    is_at_end = at == Err(leaf.len());
-                    if is_at_end && leaf.is_ascending(leaf.len()) {
-                        free = free.saturating_sub(spare_bytes);
-                    }
-                    leaf.growth_bytes(at, write.key, value)
-                });
-                if let Some(rest) = free.checked_sub(growth) {
-                    free = rest;
-                    fitting += 1;
-                } else if high.is_none() {
-                    // Without an upper fence all the rest is inside.
-                    inside = count;
-                    break;
+            let growth = write.value.as_ref().map_or(0, |value| {
+                if is_at_end {
+                    return leaf.need_bytes(write.key, value);
                 }
-            }
-            inside += 1;
+                let at = leaf.search(write.key);
+                is_at_end = at == Err(leaf.len());
+                if is_at_end && leaf.is_ascending(leaf.len()) {
+                    free = free.saturating_sub(spare_bytes);
+                }
+                leaf.growth_bytes(at, write.key, value)
+            });
+            let Some(rest) = free.checked_sub(growth) else { break };
+            free = rest;
+            fitting += 1;
         }
+        let inside = high.map_or(count, |high| below(writes, fitting..count, high));
         Self { inside, fitting }
     }
+}
+
+/// The first of these writes whose key is not below `high`, found by halving: there may be a hundred thousand that would go to a
+/// leaf which must first be split a thousand times.
+fn below(writes: &dyn GroupWrites, range: Range<usize>, high: &[u8]) -> usize {
+    let (mut from, mut to) = (range.start, range.end);
+    while from < to {
+        let middle = usize::midpoint(from, to);
+        if writes.get(middle).key < high {
+            from = middle + 1;
+        } else {
+            to = middle;
+        }
+    }
+    from
 }
 
 impl<P: TurnPages> PreparedGroup for Group<'_, P> {
