@@ -74,6 +74,7 @@ mod range;
 mod read_ahead;
 mod record;
 mod repair;
+mod replay;
 mod rest;
 mod rows;
 mod snapshot;

@@ -7,30 +7,24 @@
 //! old log as they were.
 
 use crate::catalog::{Catalog, Index, TableState};
-use crate::commit::Job;
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
 use crate::engine::Engine;
 use crate::kinds::{AnyKind, KindPlace, Logic};
 use crate::options::Options;
-use crate::range::Span;
-use crate::record::Record;
+use crate::replay::replay;
 use crate::store::checkpoint::{self, Metadata};
 use crate::store::image::segment_of_name;
 use crate::store::pages::Reserve;
 use crate::store::superblock::{self, Superblock};
 use crate::store::{PageLogic, Store, StoreOptions, disk_reserve};
 use crate::turn::{Cuts, Turn};
-use crate::write_set::WriteSet;
-use esker_base::codec::Reader;
-use esker_base::sync::Arc;
+use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, DatabaseId, Error, Lsn, Result, TableId};
 use esker_io::Disk;
 use esker_io::mem::MemDisk;
 use esker_wal::Wal;
 
-/// Bytes of log that are replayed at a time: their leaves are read together.
-const REPLAY_BYTES: usize = 1 << 20;
 /// Image numbers skipped at open, so that no orphan of the crashed run has one that is used again.
 const NUMBERS_SKIPPED: u64 = 1 << 24;
 /// LSNs are block-aligned where a log begins.
@@ -262,7 +256,7 @@ fn recover_with_log_on(
     let turn = new_turn(tail, commit, next_table);
     let engine = Engine::new(options.clone(), store, logic, wal, turn, catalog, superblock);
     engine.store.note_reserve()?;
-    replay(&engine, &**disk, superblock, commit)?;
+    replay(&engine, &**disk, &superblock, commit)?;
     if !Arc::ptr_eq(disk, log_disk) {
         return Ok(engine);
     }
@@ -301,7 +295,7 @@ fn adopt_log(
     superblock::rewrite(disk, old)?;
     superblock::write(disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
-    engine.checkpoint_lsn.store(renewed.log_start.0, esker_base::sync::Ordering::Relaxed);
+    engine.checkpoint_lsn.store(renewed.log_start.0, Ordering::Relaxed);
     for name in old_files {
         disk.remove(name)?;
     }
@@ -348,124 +342,6 @@ fn check_segments(disk: &dyn Disk, state: &mut crate::store::State) -> Result<()
     Ok(())
 }
 
-/// Applies the log to the pages and copies it into the new log.
-fn replay(engine: &Engine, disk: &dyn Disk, superblock: Superblock, from: CommitNo) -> Result<()> {
-    let mut pending: Vec<(CommitNo, Vec<u8>)> = Vec::new();
-    let mut bytes = 0;
-    esker_wal::read(
-        disk,
-        superblock.database,
-        superblock.incarnation,
-        superblock.log_start,
-        &mut |group| {
-            if group.commit <= from {
-                return Ok(());
-            }
-            while !engine.wal.fits(&engine.turn.lock().tail, group.payload.len()) {
-                engine.wal.make_room(group.payload.len())?;
-            }
-            engine.wal.append(&mut engine.turn.lock().tail, group.commit, &[group.payload]);
-            bytes += group.payload.len();
-            pending.push((group.commit, group.payload.to_vec()));
-            if bytes >= REPLAY_BYTES {
-                replay_some(engine, &mut pending)?;
-                bytes = 0;
-            }
-            Ok(())
-        },
-    )?;
-    replay_some(engine, &mut pending)
-}
-
-fn bad_record(detail: &str) -> Error {
-    Error::corrupt("log record", "wal", 0, detail)
-}
-
-/// Applies some groups. Nobody looks yet, so the writes of all of them are one sorted set, in which the
-/// last write to a key stays; only changes of the catalogue come between.
-fn replay_some(engine: &Engine, pending: &mut Vec<(CommitNo, Vec<u8>)>) -> Result<()> {
-    let mut set = WriteSet::default();
-    let mut last = None;
-    // Values outside leaves hold their frames until the set is applied: not too many at once.
-    let mut large_pages = 0;
-    for (commit, payload) in pending.drain(..) {
-        if large_pages > engine.large_pages_max() / 4 {
-            replay_set(engine, std::mem::take(&mut set), last)?;
-            large_pages = 0;
-        }
-        let mut reader = Reader::new(&payload);
-        while !reader.is_empty() {
-            let record = Record::decode(&mut reader)
-                .ok_or_else(|| bad_record("it has a good checksum and does not decode"))?;
-            let table_of = |id: TableId| {
-                let table = engine.catalog.read().by_id.get(&id).cloned();
-                let table =
-                    table.ok_or_else(|| bad_record("it names a table that does not exist"))?;
-                // What the log holds for it would be lost.
-                table.check_registered()?;
-                Ok::<_, Error>(table)
-            };
-            match record {
-                Record::Put { table, key, value } => {
-                    large_pages += engine.large_pages(value);
-                    set.put(&table_of(table)?, key, value);
-                }
-                Record::Delete { table, key } => set.delete(&table_of(table)?, key),
-                Record::DeleteRange { table, low, high } => {
-                    let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
-                    set.delete_range(&table_of(table)?, span);
-                }
-                Record::ClearTable { table } => {
-                    set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
-                }
-                Record::CreateTable { table, kind, name, custom } => {
-                    replay_set(engine, std::mem::take(&mut set), last)?;
-                    let custom = std::str::from_utf8(custom)
-                        .map_err(|error| bad_record(&format!("index kind: {error}")))?;
-                    let kind = Index::of_code(kind, custom)
-                        .ok_or_else(|| bad_record("unknown index kind"))?;
-                    let name = std::str::from_utf8(name)
-                        .map_err(|error| bad_record(&format!("table name: {error}")))?;
-                    if engine.catalog.read().has(table, name) || table.0 == u32::MAX {
-                        return Err(bad_record("it makes a table that is there"));
-                    }
-                    let mut turn = engine.turn.lock();
-                    engine.make_table(&mut turn, table, name, kind, commit)?;
-                    // Or the next reads would wait for it.
-                    engine.publish(&mut turn, commit);
-                }
-                Record::DropTable { table } => {
-                    let table = table_of(table)?;
-                    replay_set(engine, std::mem::take(&mut set), last)?;
-                    let mut turn = engine.turn.lock();
-                    engine.unmake_table(&mut turn, &table, commit)?;
-                    engine.publish(&mut turn, commit);
-                }
-            }
-        }
-        last = Some(commit);
-    }
-    replay_set(engine, set, last)
-}
-
-/// Applies writes whose last commit is `commit`, after reading the leaves they touch in batches.
-fn replay_set(engine: &Engine, mut set: WriteSet, commit: Option<CommitNo>) -> Result<()> {
-    let Some(commit) = commit else { return Ok(()) };
-    set.finish();
-    let _all_or_too_many = engine.warm_all(&set)?;
-    let mut large = engine.make_large(&set)?;
-    let mut turn = engine.turn.lock();
-    {
-        let job = Job { set: &set, large: &mut large, payload: &[], reads: None, transaction: 0 };
-        engine.apply_chunked(&mut turn, &job, commit, &[])?;
-    }
-    for (_, value) in &mut large {
-        value.commit(commit);
-    }
-    engine.publish(&mut turn, commit);
-    Ok(())
-}
-
 impl Engine {
     /// Makes a table with an empty root. In the turn.
     pub(crate) fn make_table(
@@ -503,7 +379,7 @@ impl Engine {
         table: &TableState,
         commit: CommitNo,
     ) -> Result<()> {
-        table.dropped.store(true, esker_base::sync::Ordering::Relaxed);
+        table.dropped.store(true, Ordering::Relaxed);
         table.index.retire();
         self.catalog.write().remove(table.id);
         // Whoever has read the table has read something else than what now holds.
