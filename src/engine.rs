@@ -67,6 +67,8 @@ pub(crate) struct Engine {
     pub(crate) space_check_at: AtomicU64,
     /// Pages that the background work under way has built.
     pub(crate) built_pages: AtomicU64,
+    /// The log position at which deletes on a full disk next let background work make space.
+    pub(crate) delete_work_at: AtomicU64,
     pub(crate) rest_cleaning: Mutex<RestCleaning>,
     pub(crate) next_transaction: AtomicU64,
     pub(crate) counters: EngineCounters,
@@ -220,6 +222,7 @@ impl Engine {
             space_sought_at: AtomicU64::new(0),
             space_check_at: AtomicU64::new(0),
             built_pages: AtomicU64::new(0),
+            delete_work_at: AtomicU64::new(0),
             rest_cleaning: Mutex::default(),
             next_transaction: AtomicU64::new(1),
             counters: EngineCounters::default(),

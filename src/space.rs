@@ -5,11 +5,13 @@
 //! not, a checkpoint comes before the next write.
 //!
 //! Background work writes before it gives space back. Puts leave it room: where free space would not hold what it is going to
-//! write, too, they wait for it, and are refused when it can do no more. Work that finds no room waits, or is given up with
-//! what it has built; deletes always go through, and let it write less.
+//! write, too, they wait for it, and are refused when it can do no more. Short of that, work is told how much it may write, and does
+//! what fits; what finds no room waits, or is given up with what it has built. Deletes always go through, and let it write
+//! less; they let it make space before they have taken what is left for it.
 
 use crate::catalog::TableState;
 use crate::engine::Engine;
+use crate::rest::RestCleaning;
 use crate::store::clean::DEAD_PERCENT_FULL;
 use crate::work::{Round, Working};
 use esker_base::sync::Ordering;
@@ -88,6 +90,8 @@ impl Engine {
         }
         let page_bytes = self.store.options.page_bytes as u64;
         let pages = have_bytes.saturating_sub(need_bytes) / page_bytes / 4;
+        // Others may take space meanwhile.
+        let pages = pages.min(self.store.frames.count().into());
         self.space_check_at.store(dirtied + pages.max(PAGES_MIN), Ordering::Relaxed);
         Room::Enough
     }
@@ -110,30 +114,43 @@ impl Engine {
         Ok(Need { have_bytes, dirty_bytes, kept_bytes, work_bytes })
     }
 
-    /// Whether there is space for background work: to begin a piece of it, a good part of what it will write; to go on, that of
-    /// a step, or all that is left to write: where that is less it would be given up, and begun again, for ever. What it has
-    /// dirtied must find its place, too, or no checkpoint ends.
-    pub(crate) fn has_room_for_work(&self, working: &Working, table: &TableState) -> Result<bool> {
+    /// Whether there is space for background work: to begin a piece of it, all that may be written, or, for a kind that keeps to
+    /// a limit, what is left; to go on, that of a step, or all that is left to write: where that is less it would be given
+    /// up, and begun again, for ever. What it has dirtied must find its place, too, or no checkpoint ends.
+    pub(crate) fn has_room_for_work(
+        &self,
+        working: &mut Working,
+        table: &TableState,
+    ) -> Result<bool> {
         /// It looks again when it has built so many, which may be dirty beside others.
         const STEP_PAGES: u64 = 128;
         let need = self.need(self.store.dirtied.load(Ordering::Relaxed))?;
         // Segments are of the smallest size by then: one for each stream of a checkpoint.
         let kept_bytes = 2 * self.store.state.lock().segments.capacity_min();
         let left_bytes = need.have_bytes.saturating_sub(need.dirty_bytes + kept_bytes);
-        let step_bytes = STEP_PAGES * self.store.options.page_bytes as u64;
-        let wanted_bytes = table.index.work_bytes();
+        let page_bytes = self.store.options.page_bytes as u64;
+        let step_bytes = STEP_PAGES * page_bytes;
         let is_enough = left_bytes >= need.work_bytes + need.work_bytes / 4;
         if working.is_under_way() {
-            return Ok(is_enough || left_bytes >= step_bytes);
+            let built_bytes = self.built_pages.load(Ordering::Relaxed) * page_bytes;
+            let rest_bytes = working.limit_bytes.saturating_sub(built_bytes);
+            return Ok(is_enough || left_bytes >= step_bytes.min(rest_bytes));
+        }
+        working.limit_bytes = if is_enough { u64::MAX } else { left_bytes };
+        let is_limited = table.index.limit_work(working.limit_bytes);
+        if is_enough {
+            return Ok(true);
         }
         // What is deleted is not written: how much that is nobody knows before. What was in vain is not tried again before
         // there is more space, or more was deleted.
+        let wanted_bytes = table.index.work_bytes();
         let in_vain = working.refused.is_some_and(|refused| {
             refused.table == table.id
                 && need.have_bytes < refused.free_bytes + step_bytes
                 && self.wal.position().0 < refused.at.0 + wanted_bytes / 16
         });
-        Ok(is_enough || (!in_vain && left_bytes >= step_bytes.max(wanted_bytes / 2)))
+        let least_bytes = if is_limited { page_bytes } else { step_bytes.max(wanted_bytes / 2) };
+        Ok(!in_vain && left_bytes >= least_bytes)
     }
 
     /// What there was too little of when work was given up.
@@ -196,6 +213,39 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets background work make space before deletes have taken what is left for it: not at each of them.
+    #[inline]
+    pub(crate) fn make_way_for_deletes(&self) -> Result<()> {
+        if self.room() == Room::Enough {
+            return Ok(());
+        }
+        self.work_for_deletes()
+    }
+
+    #[cold]
+    fn work_for_deletes(&self) -> Result<()> {
+        /// Of log: fewer do not change what there is to do.
+        const PAGES: u64 = 4;
+        let at = self.wal.position().0;
+        if at < self.delete_work_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let next = at + PAGES * self.store.options.page_bytes as u64;
+        self.delete_work_at.store(next, Ordering::Relaxed);
+        loop {
+            let made = match self.room() {
+                Room::Enough => return Ok(()),
+                Room::Tight => self.make_clean().map(|()| true),
+                Room::Short => self.let_work_make_space(),
+            };
+            match made {
+                Ok(true) => {}
+                Ok(false) | Err(Error::NoSpace { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     #[cold]
     fn get_space_back(&self) -> Result<()> {
         loop {
@@ -238,21 +288,22 @@ impl Engine {
     }
 
     fn try_make_space(&self) -> Result<()> {
-        /// Each round removes a segment or is the last.
-        const ROUNDS_MAX: usize = 1000;
         self.wal.give_up_spares()?;
         self.store.disk.sync_dir()?;
         self.checkpoint()?;
         self.store.disk.sync_dir()?;
         self.free_given_up()?;
         self.store.seal_streams()?;
-        for _ in 0..ROUNDS_MAX {
+        // On a small disk checkpoints may make as much dead as is cleaned.
+        let (mut cleaning, begun) = (RestCleaning::default(), self.store.published());
+        while cleaning.goes_on((begun, 0), self.store.cleanable().1) {
             let cleaned = self.store.with_reserve(|| self.clean_up_to(DEAD_PERCENT_FULL, 1))?;
             self.checkpoint()?;
             self.store.disk.sync_dir()?;
             if cleaned == 0 {
                 break;
             }
+            cleaning.note(self.store.cleanable().1, self.store.gain_bytes_min());
         }
         self.wal.give_up_spares()?;
         self.store.disk.sync_dir()?;

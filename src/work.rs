@@ -41,6 +41,8 @@ pub(crate) struct Working {
     reserve: BuildReserve,
     /// The table it is for.
     table: Option<Arc<TableState>>,
+    /// About how much it will write, once it has begun.
+    pub(crate) limit_bytes: u64,
     /// Work was given up for want of space.
     pub(crate) refused: Option<Refused>,
 }
@@ -77,7 +79,7 @@ impl Engine {
             while steps < steps_max {
                 let mut working = self.work.lock();
                 let Some(table) = self.whose_turn(&mut working, &table) else { break };
-                if !self.has_room_for_work(&working, &table)? {
+                if !self.has_room_for_work(&mut working, &table)? {
                     let is_under_way = working.is_under_way();
                     drop(working);
                     if !self.find_room_for_work(&table, is_under_way)? {
@@ -128,7 +130,7 @@ impl Engine {
         let cleaned = if is_under_way { self.make_clean() } else { Ok(()) };
         if is_under_way {
             let mut working = self.work.lock();
-            if cleaned.is_ok() && self.has_room_for_work(&working, table)? {
+            if cleaned.is_ok() && self.has_room_for_work(&mut working, table)? {
                 return Ok(true);
             }
             self.give_up_for_space(&mut working);
@@ -239,7 +241,10 @@ impl Engine {
                 return Err(error);
             }
         }
-        table.note_work(None);
+        // What is due may have no room.
+        let is_short = work == Work::None && working.limit_bytes != u64::MAX;
+        let short = is_short.then(|| Error::NoSpace { op: "merge", file: table.name.clone() });
+        table.note_work(short.as_ref());
         count(&self.counters.work_steps, 1);
         if matches!(work, Work::None) {
             table.pace.note_rest();
@@ -500,6 +505,9 @@ impl Engine {
         for table in self.tables_to_work_on() {
             for _ in 0..STEPS_AT_ONCE {
                 let Some(table) = self.whose_turn(&mut working, &table) else { break };
+                // There is no other way on.
+                table.index.limit_work(u64::MAX);
+                working.limit_bytes = u64::MAX;
                 if self.work_step(&mut working, &table, false, Some(turn))? != Work::More {
                     break;
                 }

@@ -21,6 +21,7 @@ mod fault;
 mod fixtures;
 #[path = "../examples/fourth_kind.rs"]
 mod fourth_kind;
+mod full;
 mod hermitage;
 mod history;
 mod identity;

@@ -509,6 +509,11 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn work_bytes(&self) -> u64 {
         0
     }
+    /// The next piece of work may write about so many bytes before it gives space back; at first any number. Where nothing
+    /// that is due fits, there is nothing to do. False if this kind cannot tell how much it will write.
+    fn limit_work(&self, _bytes: u64) -> bool {
+        false
+    }
     /// How far background work is.
     fn progress(&self) -> Progress {
         Progress::default()
@@ -553,7 +558,6 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn is_merged(&self, _wish: u64) -> bool {
         true
     }
-    /// Forgets work under way: it failed, and its pages are freed. If space was what it was short of, the next piece should
-    /// write less.
+    /// Forgets work under way: it failed, and its pages are freed.
     fn abandon_work(&self) {}
 }

@@ -54,7 +54,9 @@ impl Engine {
         if set.is_empty() {
             return Ok(None);
         }
-        if !set.only_deletes() {
+        if set.only_deletes() {
+            self.make_way_for_deletes()?;
+        } else {
             self.check_space()?;
         }
         for table in &set.tables {

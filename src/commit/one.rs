@@ -60,6 +60,8 @@ impl Engine {
             if value.len() > self.max_inline_value_bytes() {
                 large = Some(NewValue::new(&self.store, table.id, value)?);
             }
+        } else {
+            self.make_way_for_deletes()?;
         }
         PAYLOAD.with_borrow_mut(|payload| {
             payload.clear();

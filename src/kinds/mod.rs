@@ -308,6 +308,10 @@ impl AnyKind {
             Self::Custom(kind) => kind.work_bytes(),
         }
     }
+    /// The next piece of work may write so many bytes. False if the kind cannot tell.
+    pub(crate) fn limit_work(&self, bytes: u64) -> bool {
+        on!(self, kind => kind.limit_work(bytes))
+    }
     /// How far background work is.
     pub(crate) fn progress(&self) -> Progress {
         match self {

@@ -51,6 +51,9 @@ impl Fractal {
         let runs = path.parts.runs.len();
         self.note_root(&path.parts);
         self.note_due(&path.parts);
+        if self.is_thrifty() {
+            return self.choose_in_space(pages, &path);
+        }
         let quota = self.quota.load(Ordering::Relaxed);
         if runs >= self.config.runs_soft() {
             // Each flush gives every child a run: so that not all of them are full at once, some are merged, or flushed if
@@ -76,7 +79,6 @@ impl Fractal {
         if let Some(run) = path.parts.runs.iter().rev().find(|run| run.frozen) {
             return Ok(Job::Filter(Box::new(FilterJob::new(run.run))));
         }
-        let all_pages = u64::from(path.parts.pages());
         let upper: u64 = path.parts.runs.iter().map(|run| u64::from(run.run.pages)).sum();
         let mut best: Option<Candidate> = None;
         self.candidates(pages, &path, rest, &mut best)?;
@@ -89,42 +91,39 @@ impl Fractal {
         if !rest {
             return Ok(Job::Idle);
         }
-        // What a range delete has covered is space to be had back, however few bytes the range itself takes.
-        let is_covered_much = |ranges: &RangeSet| {
-            let covered = covered_pages(pages, &path.parts, (&[], None), ranges)?;
-            Ok(covered > 0 && covered * 100 >= all_pages * REST_UPPER_PERCENT)
-        };
         // A tombstone is short, and what it deletes need not be.
-        let page_rows = page_rows(pages, &path)?;
-        let is_much = |upper_pages: u64, tombstones: u64| {
-            let deleted_pages = tombstones / page_rows;
-            upper_pages.max(deleted_pages) * 100 >= all_pages * REST_UPPER_PERCENT
-        };
         let tombstones: u64 = path.parts.runs.iter().map(|run| run.run.tombstones).sum();
-        let is_upper_much = runs > 0 && is_much(upper, tombstones);
+        let is_upper_much = runs > 0 && is_much(pages, &path, upper, tombstones)?;
         let ranges = ranges_of(pages, path.parts.runs.iter().map(|run| &run.run))?;
-        if is_upper_much || is_covered_much(&ranges)? {
+        if is_upper_much || is_covered_much(pages, &path, &ranges)? {
             return self.flush(pages, &path);
         }
-        let covers = match path.parts.memtable {
-            Some((_, list)) if list != 0 => {
-                let leaf = pages.read(&word_of(list), View::Current)?;
-                let ranges = RangeSet::of_leaf(leaf.body());
-                drop(leaf);
-                is_covered_much(&ranges)?
+        if runs < self.config.runs_hard() && self.is_memtable_due(pages, &path, 4)? {
+            return Ok(freeze(&path));
+        }
+        Ok(Job::Idle)
+    }
+
+    /// Whether the memtable deletes so much, or has so much, that it should go down at rest; not if it has fewer pages.
+    pub(crate) fn is_memtable_due<P: Pages>(
+        &self,
+        pages: &P,
+        root: &NodePath,
+        pages_min: u64,
+    ) -> Step<bool> {
+        if let Some((_, list)) = root.parts.memtable.filter(|(_, list)| *list != 0) {
+            let leaf = pages.read(&word_of(list), View::Current)?;
+            let ranges = RangeSet::of_leaf(leaf.body());
+            drop(leaf);
+            if is_covered_much(pages, root, &ranges)? {
+                return Ok(true);
             }
-            _ => false,
-        };
+        }
         let filled = self.filled_bytes.load(Ordering::Relaxed);
         let page_bytes = self.config.content_bytes as u64;
         let tombstones = self.memtable_tombstones.load(Ordering::Relaxed);
-        let is_due =
-            covers || (filled >= page_bytes * 4 && is_much(filled / page_bytes, tombstones));
-        if is_due && runs < self.config.runs_hard() {
-            let outcome = Outcome { target: path.page, freeze: true, ..Outcome::default() };
-            return Ok(Job::Finish(Box::new(outcome)));
-        }
-        Ok(Job::Idle)
+        let is_enough = filled >= page_bytes * pages_min;
+        Ok(is_enough && is_much(pages, root, filled / page_bytes, tombstones)?)
     }
 
     /// The most urgent thing to do below a node.
@@ -185,8 +184,7 @@ impl Fractal {
             return self.flush(pages, &below);
         }
         let flushed = path.parts.runs.iter().map(|run| run.run).collect();
-        let is_thrifty = self.is_thrifty.load(Ordering::Relaxed);
-        Ok(Job::Merge(Box::new(MergeJob::flush(path, flushed, is_thrifty))))
+        Ok(Job::Merge(Box::new(MergeJob::flush(path, flushed, self.is_thrifty()))))
     }
 }
 
@@ -206,6 +204,23 @@ pub(crate) fn descend<P: Pages>(pages: &P, path: &NodePath, i: usize) -> Step<No
 
 pub(crate) fn merge_child(path: &NodePath, child: usize) -> Job {
     Job::Merge(Box::new(MergeJob::of_child(path, child)))
+}
+
+pub(crate) fn freeze(root: &NodePath) -> Job {
+    Job::Finish(Box::new(Outcome { target: root.page, freeze: true, ..Outcome::default() }))
+}
+
+/// Whether so many leaves above the lowest nodes are much of all, or what so many tombstones delete.
+fn is_much<P: Pages>(pages: &P, root: &NodePath, upper: u64, tombstones: u64) -> Step<bool> {
+    let deleted_pages = tombstones / page_rows(pages, root)?;
+    let all_pages = u64::from(root.parts.pages());
+    Ok(upper.max(deleted_pages) * 100 >= all_pages * REST_UPPER_PERCENT)
+}
+
+/// Whether ranges cover much of all leaves: that is space to be had back, however few bytes the ranges take.
+fn is_covered_much<P: Pages>(pages: &P, root: &NodePath, ranges: &RangeSet) -> Step<bool> {
+    let covered = covered_pages(pages, &root.parts, (&[], None), ranges)?;
+    Ok(covered > 0 && covered * 100 >= u64::from(root.parts.pages()) * REST_UPPER_PERCENT)
 }
 
 /// About how many rows a page of the lowest nodes holds, as the first of them has it. Never 0.

@@ -185,11 +185,14 @@ impl Kind for Fractal {
         runs as u64 * self.config.memtable_bytes
     }
     fn work_bytes(&self) -> u64 {
-        // A flush writes what the root's runs hold once more, and only then they go; a merge, what a lowest node holds.
-        let root_bytes = self.root_bytes.load(Ordering::Relaxed);
-        let node_bytes = u64::from(self.config.node_pages) * self.config.content_bytes as u64;
-        let lowest_bytes = self.all_bytes.load(Ordering::Relaxed).min(node_bytes * 2);
-        lowest_bytes.max(root_bytes + self.filled_bytes.load(Ordering::Relaxed))
+        self.written_bytes()
+    }
+    fn limit_work(&self, bytes: u64) -> bool {
+        let was_limited = self.room_bytes.swap(bytes, Ordering::Relaxed) != u64::MAX;
+        if was_limited && bytes == u64::MAX {
+            self.measured.lock().clear();
+        }
+        true
     }
     fn progress(&self) -> Progress {
         self.progress_now()
@@ -216,7 +219,6 @@ impl Kind for Fractal {
     }
     fn abandon_work(&self) {
         *self.job.lock() = super::work::Job::default();
-        self.is_thrifty.store(true, Ordering::Relaxed);
     }
 }
 

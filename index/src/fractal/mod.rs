@@ -29,6 +29,7 @@
 //! | `estimate` | about how many rows a range has |
 //! | `plan` | new children for a node, and what to do when they do not fit |
 //! | `progress` | how far background work is |
+//! | `space` | how much background work writes, and what there is room for |
 //! | `check` | a walk that checks everything |
 //!
 //! # Invariants
@@ -61,6 +62,7 @@ mod progress;
 mod read;
 mod recent;
 mod scan;
+mod space;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -76,6 +78,7 @@ use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, NodeParts, RUN_COST_BYTES};
 use optimize::Wishes;
 use progress::Forecast;
 use recent::Recent;
+use space::Measured;
 use work::Job;
 
 /// Sizes of a fractal tree.
@@ -141,8 +144,12 @@ pub struct Fractal {
     root_bytes: AtomicU64,
     /// Bytes of all leaves, about.
     all_bytes: AtomicU64,
-    /// Work was given up: what comes next is to write little.
-    is_thrifty: AtomicBool,
+    /// What a merge of a lowest node writes, and a flush of the root beside its rows, about.
+    fixed_bytes: AtomicU64,
+    /// So much may work write before it gives space back.
+    room_bytes: AtomicU64,
+    /// What merges of lowest nodes will write, while that is limited.
+    measured: Mutex<Measured>,
     /// Lowest nodes that are to be merged before the root is flushed again.
     quota: AtomicU64,
     /// A large value was put into the memtable, or may have been before this start.
@@ -166,7 +173,9 @@ impl Fractal {
             root_runs: AtomicU64::new(0),
             root_bytes: AtomicU64::new(0),
             all_bytes: AtomicU64::new(0),
-            is_thrifty: AtomicBool::new(false),
+            fixed_bytes: AtomicU64::new(0),
+            room_bytes: AtomicU64::new(u64::MAX),
+            measured: Mutex::default(),
             quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
             gaps: Arc::default(),
@@ -188,6 +197,7 @@ impl Fractal {
         let bytes = |pages| pages * self.config.content_bytes as u64;
         self.root_bytes.store(bytes(pages), Ordering::Relaxed);
         self.all_bytes.store(bytes(u64::from(root.pages())), Ordering::Relaxed);
+        self.fixed_bytes.store(self.fixed_bytes_of(root), Ordering::Relaxed);
     }
     fn fill(&self, bytes: usize) {
         self.filled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -9,3 +9,4 @@ mod optimize;
 mod progress;
 mod queue;
 mod sorted;
+mod space;

@@ -208,7 +208,6 @@ impl Fractal {
         if let Some((_, root)) = news.last() {
             self.note_root(root);
         }
-        self.is_thrifty.store(false, Ordering::Relaxed);
         Ok(outcome.rows + self.take_owed())
     }
 
