@@ -189,6 +189,7 @@ impl Engine {
         self.note_failure(self.keep_frames_free());
         if self.threads {
             self.note_failure(self.share_memory());
+            self.resize_row_cache();
         }
         if !self.threads {
             self.note_failure(self.work_round(self.is_space_short()));

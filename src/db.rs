@@ -198,6 +198,7 @@ impl Database {
             if let Err(error) = &result {
                 engine.poison(format!("the catalogue could not be changed: {error}"));
             }
+            engine.row_cache.forget_all();
             engine.publish(&mut turn, commit);
             break (lsn, result);
         };

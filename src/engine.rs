@@ -5,6 +5,7 @@ use crate::kinds::Logic;
 use crate::options::{Durability, Options};
 use crate::read_ahead::ReadAhead;
 use crate::rest::RestCleaning;
+use crate::row_cache::RowCache;
 use crate::store::give_back::Use;
 use crate::store::pages::Session;
 use crate::store::superblock::Superblock;
@@ -83,6 +84,7 @@ pub(crate) struct Engine {
     pub(crate) work_wake: Wake,
     /// For background work, and for scans.
     pub(crate) read_ahead: ReadAhead,
+    pub(crate) row_cache: RowCache,
     pub(crate) scan_ahead: ReadAhead,
     pub(crate) write_behind: WriteBehind,
     pub(crate) waiters: Waiters,
@@ -233,11 +235,21 @@ impl Engine {
             pages_of_rows: AtomicUsize::new(0),
             work_wake: Wake::default(),
             read_ahead: ReadAhead::default(),
+            row_cache: RowCache::default(),
             scan_ahead: ReadAhead::default(),
             write_behind: WriteBehind::default(),
             waiters: Waiters::default(),
             synced_at: Mutex::new(Duration::ZERO),
         }
+    }
+
+    /// Runs index code that reads a table once; `None` if it stopped, for want of a page as a rule.
+    pub(crate) fn read_in_memory<R>(
+        &self,
+        table: TableId,
+        mut step: impl FnMut(&Session<'_>) -> Step<R>,
+    ) -> Option<R> {
+        step(&Session::new(&self.store, table)).ok()
     }
 
     /// Runs index code that reads a table until it is done, following up its stops.

@@ -25,6 +25,7 @@ impl Engine {
         let (own, get) = (&self.counters, |counter: &AtomicU64| counter.load(Ordering::Relaxed));
         self.store.decide_share(own.gets.sum() + get(&own.puts) + get(&own.deletes));
         if self.store.frames.limit() >= self.store.frames.count() {
+            self.resize_row_cache();
             return Ok(());
         }
         // What was set aside of withdrawn frames is set aside again when it is needed. Who has the lock may be the caller.
@@ -34,7 +35,19 @@ impl Engine {
         if let Some(mut working) = self.work.try_lock() {
             self.return_withdrawn(working.spare_frames());
         }
-        self.store.give_back_withdrawn()
+        let given = self.store.give_back_withdrawn();
+        self.resize_row_cache();
+        given
+    }
+
+    /// The row cache takes some of what frames have given back, and gives it up when they take it again.
+    pub(crate) fn resize_row_cache(&self) {
+        let bytes = self.store.frames.given_back() * self.store.options.page_bytes;
+        if bytes == 0 && !self.row_cache.is_on() {
+            return;
+        }
+        let turn = self.turn.try_lock();
+        self.row_cache.resize(bytes, turn.is_some());
     }
 
     fn return_withdrawn(&self, frames: &mut Vec<FrameId>) {

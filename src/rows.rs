@@ -6,12 +6,13 @@
 
 use crate::catalog::TableState;
 use crate::engine::{Engine, Tries};
+use crate::get::large;
 use crate::kinds::AnyCursor;
 use crate::range::Span;
 use crate::read_ahead::{Claim, READ_NOW};
 use crate::store::frame::Ahead;
 use crate::store::pages::Session;
-use crate::table::{HeldCut, Table, large};
+use crate::table::{HeldCut, Table};
 use crate::value::Handle;
 use esker_base::sync::Arc;
 use esker_base::{PageId, Result};

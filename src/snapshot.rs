@@ -2,9 +2,10 @@
 
 use crate::catalog::TableState;
 use crate::engine::Engine;
+use crate::get::{find_whole, prefetch};
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
-use crate::table::{HeldCut, Table, check_open, find_whole, prefetch};
+use crate::table::{HeldCut, Table, check_open};
 use esker_base::sync::Arc;
 use esker_base::{Error, Result};
 use esker_index::pages::View;

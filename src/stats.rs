@@ -65,6 +65,10 @@ stats! {
     /// Frames whose memory was given back to the system, as its cache makes more of it; they are taken again when they are
     /// needed. Not counted as free.
     cache_pages_given_back,
+    /// Bytes that rows take which gets have had to read pages for, in memory that frames have given back.
+    row_cache_bytes,
+    /// Gets that found their row there.
+    row_cache_hits,
     /// Pages read from segments.
     page_reads,
     /// Bytes of them.
@@ -170,6 +174,8 @@ impl Stats {
             cache_pages: u64::from(engine.store.frames.count()),
             cache_pages_free: engine.store.frames.available() as u64,
             cache_pages_given_back: engine.store.frames.given_back() as u64,
+            row_cache_bytes: engine.row_cache.bytes() as u64,
+            row_cache_hits: engine.row_cache.hits(),
             page_reads: get(&store.page_reads),
             page_read_bytes: get(&store.page_read_bytes),
             pages_written: get(&store.pages_written),

@@ -4,16 +4,15 @@ use crate::catalog::{Index, TableState};
 use crate::commit::Expect;
 use crate::db::Shared;
 use crate::engine::Engine;
+use crate::get::{Found, find, get_with, large, prefetch};
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
 use crate::ticket::Ticket;
-use crate::value::{self, Handle};
 use crate::work::Round;
 use crate::write_set::WriteSet;
 use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, Error, Result};
-use esker_index::kind::{Look, Value};
 use esker_index::pages::View;
 use std::fmt;
 
@@ -37,12 +36,6 @@ impl fmt::Debug for Table {
             .field("kind", &self.state.kind)
             .finish_non_exhaustive()
     }
-}
-
-/// A value as a leaf gave it: copied out, or the handle of a large one.
-pub(crate) enum Found {
-    Inline(Vec<u8>),
-    Large(Handle),
 }
 
 impl Table {
@@ -380,133 +373,6 @@ pub(crate) fn check_open(engine: &Engine, table: &TableState) -> Result<()> {
     }
     if table.dropped.load(Ordering::Relaxed) {
         return Err(Error::UnknownTable { name: table.name.clone() });
-    }
-    Ok(())
-}
-
-/// Longest inline value that is copied to the stack on its way to a closure.
-const STACK_BYTES: usize = 2048;
-
-/// Where [`get_with`] has put a value.
-enum Got {
-    Nothing,
-    Stack(usize),
-    Heap(Vec<u8>),
-    Large,
-}
-
-fn get_with<R>(
-    engine: &Arc<Engine>,
-    table: &TableState,
-    key: &[u8],
-    f: impl FnOnce(&[u8]) -> R,
-) -> Result<Option<R>> {
-    check_open(engine, table)?;
-    // The value is copied out under the latch and given to `f` after it, so that `f` may take its
-    // time and call the database.
-    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); STACK_BYTES];
-    let got = engine.read(table.id, View::Current, |session| {
-        table.index.get(session, &table.root, View::Current, key, |value, _| match value {
-            None | Some(Value::Tombstone) => Got::Nothing,
-            Some(Value::Inline(value)) if value.len() <= STACK_BYTES => {
-                for (slot, byte) in buffer.iter_mut().zip(value) {
-                    slot.write(*byte);
-                }
-                Got::Stack(value.len())
-            }
-            Some(Value::Inline(value)) => Got::Heap(value.to_vec()),
-            Some(Value::Overflow(_)) => Got::Large,
-        })
-    })?;
-    match got {
-        Got::Nothing => Ok(None),
-        Got::Stack(bytes) => Ok(Some(f(initialized(&buffer[..bytes])))),
-        Got::Heap(value) => Ok(Some(f(&value))),
-        Got::Large => {
-            // Its pages may be freed at any moment unless a cut holds them.
-            let cut = HeldCut::take(engine);
-            match find(engine, table, View::Cut(cut.commit), key)? {
-                None => Ok(None),
-                Some(Found::Inline(value)) => Ok(Some(f(&value))),
-                Some(Found::Large(handle)) => Ok(Some(f(&large(engine, handle)?))),
-            }
-        }
-    }
-}
-
-#[allow(unsafe_code, reason = "zeroing 2 KiB would cost a get 30 ns")]
-fn initialized(bytes: &[std::mem::MaybeUninit<u8>]) -> &[u8] {
-    // SAFETY: the caller passes the part that was written, and `MaybeUninit<u8>` has the layout of `u8`.
-    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) }
-}
-
-/// Looks a key up at a view.
-pub(crate) fn find(
-    engine: &Engine,
-    table: &TableState,
-    view: View,
-    key: &[u8],
-) -> Result<Option<Found>> {
-    engine.read(table.id, view, |session| {
-        table.index.get(session, &table.root, view, key, |value, _| match value? {
-            Value::Inline(value) => Some(Found::Inline(value.to_vec())),
-            Value::Overflow(handle) => Some(Found::Large(Handle::decode(&handle))),
-            Value::Tombstone => None,
-        })
-    })
-}
-
-/// Looks a key up at a view, and whole.
-pub(crate) fn find_whole(
-    engine: &Engine,
-    table: &TableState,
-    view: View,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>> {
-    Ok(match find(engine, table, view, key)? {
-        None => None,
-        Some(Found::Inline(value)) => Some(value),
-        Some(Found::Large(handle)) => Some(large(engine, handle)?),
-    })
-}
-
-/// Reads a large value. A cut holds its pages.
-pub(crate) fn large(engine: &Engine, handle: Handle) -> Result<Vec<u8>> {
-    value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64)
-}
-
-/// Reads the leaves of many keys in batches, as far as a quarter of memory goes.
-pub(crate) fn prefetch<K: AsRef<[u8]>>(
-    engine: &Engine,
-    table: &TableState,
-    view: View,
-    keys: &[K],
-) -> Result<()> {
-    /// Reads in one batch: the depth at which devices are at their best.
-    const BATCH: usize = 32;
-    let limit = engine.store.frames.limit() as usize / 4;
-    let mut missing = Vec::new();
-    let mut loaded = 0;
-    for key in keys {
-        let leaf = engine.read(table.id, view, |session| {
-            table.index.page_of(session, &table.root, view, key.as_ref(), Look::Existing)
-        })?;
-        let Some(leaf) = leaf else { continue };
-        if engine.store.resident.get(leaf).is_none() && !missing.contains(&leaf) {
-            missing.push(leaf);
-            if missing.len() == BATCH {
-                loaded += missing.len();
-                // What fails here is met again, with its error, by the read itself.
-                let _ignored = engine.store.load_many(&missing, view).is_err();
-                missing.clear();
-                if loaded >= limit {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    if !missing.is_empty() {
-        let _ignored = engine.store.load_many(&missing, view).is_err();
     }
     Ok(())
 }

@@ -6,11 +6,12 @@
 
 use crate::conflict::{KeyMark, RangeMark, ReadSet};
 use crate::engine::Engine;
+use crate::get::find_whole;
 use crate::options::Durability;
 use crate::range::{KeyRange, Span};
 use crate::rows::Rows;
 use crate::store::count;
-use crate::table::{HeldCut, Table, check_open, find_whole};
+use crate::table::{HeldCut, Table, check_open};
 use crate::ticket::Ticket;
 use crate::value::Handle;
 use crate::write_set::WriteSet;

@@ -77,6 +77,14 @@ marks! {
     MAP_OVERLAY,
     /// What was staged could not be written, and was dirty again.
     PAGES_ABANDONED,
+    /// A get found its row in the row cache,
+    ROW_CACHED,
+    /// and did not put one there that was written meanwhile;
+    ROW_OVERTAKEN,
+    /// a write dropped one from it,
+    ROW_FORGOTTEN,
+    /// and one of its generations was full.
+    ROW_GENERATION,
     /// A version was written by a checkpoint,
     VERSION_CHECKPOINTED,
     /// or had been written out before it came to it.

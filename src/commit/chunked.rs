@@ -37,6 +37,7 @@ impl Engine {
                 return Err(Error::Unknown { detail: error.to_string() });
             }
             job.commit_large(commit);
+            self.forget_rows(job.set);
             self.publish(&mut turn, commit);
             return Ok((lsn, commit));
         }

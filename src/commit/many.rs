@@ -315,6 +315,7 @@ impl Engine {
                     ring.wrote(commit, KeyMark::new(table, point.key));
                 }
             }
+            self.forget_rows(set);
             self.store.published.store(commit.0, Ordering::Release);
             drop(groups);
             drop(session);
@@ -392,6 +393,7 @@ impl Engine {
             }
             let (commit, step) = self.try_range(&mut turn, job);
             if let Some(commit) = commit {
+                self.row_cache.forget_all();
                 self.publish(&mut turn, commit);
             }
             drop(turn);

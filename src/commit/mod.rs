@@ -14,6 +14,7 @@ use crate::engine::{Engine, Tries};
 use crate::store::pages::TurnSession;
 use crate::turn::Turn;
 use crate::value::Handle;
+use crate::write_set::WriteSet;
 use esker_base::CommitNo;
 use esker_base::sync::MutexGuard;
 use esker_index::kind;
@@ -27,6 +28,19 @@ impl Engine {
     fn leave_early(&self, mut turn: MutexGuard<'_, Turn>, commit: CommitNo, changed: bool) {
         if changed {
             self.publish(&mut turn, commit);
+        }
+    }
+
+    /// The rows that a write set has changed are not in the row cache any more. In the turn, before it is published.
+    fn forget_rows(&self, set: &WriteSet) {
+        if !self.row_cache.is_on() {
+            return;
+        }
+        if !set.ranges.is_empty() {
+            self.row_cache.forget_all();
+        }
+        for point in set.points() {
+            self.row_cache.forget(set.tables[point.table as usize].id, point.key);
         }
     }
 

@@ -204,6 +204,7 @@ impl Engine {
             ring.wrote(commit, KeyMark::new(table.id, key));
         }
         let sparse = prepared.is_sparse();
+        self.row_cache.forget(table.id, key);
         // Before the latch goes: who reads the leaf then may see this commit.
         self.store.published.store(commit.0, Ordering::Release);
         (Some(commit), Ok(OneWrite::Done { lsn, rows, sparse }))

@@ -296,6 +296,66 @@ mod tests {
         }
     }
 
+    /// A hundred rows in as many pages, asked for again and again and written to now and then, in all ways.
+    #[test]
+    fn rows_that_are_asked_for_often_are_cached_and_never_stale() {
+        const HOT: u64 = 100;
+        for kind in [Index::BTree, Index::Hash, Index::Fractal] {
+            let always = Answers::Always(Residence::Evicted);
+            let (_, db, table) = larger_than_memory(kind, always);
+            read(&table, 10_000);
+            let mut hot: std::collections::BTreeMap<String, Option<Vec<u8>>> =
+                (0..HOT).map(|n| (key(n), Some(value(n).to_vec()))).collect();
+            let keys: Vec<String> = hot.keys().cloned().collect();
+            let mut state = 1u64;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) % below
+            };
+            for n in 0..30_000u64 {
+                let name = keys[usize::try_from(random(HOT)).unwrap()].clone();
+                let new = n.to_le_bytes().repeat(5);
+                match random(400) {
+                    0 => table.put(&name, &new).unwrap(),
+                    1 => table.delete(&name).unwrap(),
+                    2 => {
+                        let mut batch = db.batch();
+                        batch.put(&table, &name, &new);
+                        batch.put(&table, &keys[0], &new);
+                        batch.commit().unwrap();
+                        hot.insert(keys[0].clone(), Some(new.clone()));
+                    }
+                    3 if kind != Index::Hash => {
+                        table.delete_range(&name[..]..=&name[..]).unwrap();
+                        hot.insert(name, None);
+                        continue;
+                    }
+                    4 => {
+                        let old = hot[&name].clone();
+                        assert!(table.compare_and_swap(&name, old.as_deref(), Some(&new)).unwrap());
+                    }
+                    5 => db.transact(|tx| tx.put(&table, &name, &new)).unwrap(),
+                    _ => {
+                        assert_eq!(table.get(&name).unwrap(), hot[&name], "{kind:?}, {n}: {name}");
+                        if n % 16 == 0 {
+                            let cold = HOT + random(ROWS - HOT);
+                            let row = table.get(key(cold)).unwrap();
+                            assert_eq!(row, Some(value(cold).to_vec()));
+                        }
+                        continue;
+                    }
+                }
+                let is_deleted = table.get(&name).unwrap().is_none();
+                hot.insert(name, (!is_deleted).then_some(new));
+            }
+            let stats = db.stats();
+            assert!(stats.row_cache_hits > 1000, "{kind:?}: {} hits", stats.row_cache_hits);
+            for (name, value) in hot {
+                assert_eq!(table.get(&name).unwrap(), value, "{kind:?}: {name}");
+            }
+        }
+    }
+
     #[test]
     fn frames_come_back_when_the_cache_answers() {
         let (disk, db, table) =

@@ -14,10 +14,24 @@ mod latch;
 #[path = "../../../index/src/fractal/recent.rs"]
 mod recent;
 
+#[path = "../../../src/row_cache.rs"]
+mod row_cache;
+
+/// As much of these modules as the row cache asks for.
+mod conflict {
+    pub(crate) fn key_hash(key: &[u8]) -> u64 {
+        u64::from(key[0])
+    }
+}
+mod store {
+    pub(crate) type PageHasher = std::hash::DefaultHasher;
+}
+
 mod epochs;
 mod hash;
 mod latches;
 mod memtables;
+mod rows;
 mod ways;
 
 /// Runs all schedules in which a thread is stopped so often, at most, where it need not wait.

@@ -7,9 +7,35 @@ pub struct CommitNo(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageId(pub u64);
 
+/// See `base/src/id.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableId(pub u32);
+
+/// See `base/src/mark.rs`: nobody counts here.
+pub mod mark {
+    /// A mark.
+    #[derive(Debug)]
+    pub struct Mark;
+
+    impl Mark {
+        /// Nothing.
+        pub fn hit(&self) {}
+    }
+
+    #[allow(missing_docs, reason = "see the engine's")]
+    mod all {
+        use super::Mark;
+        pub static ROW_CACHED: Mark = Mark;
+        pub static ROW_OVERTAKEN: Mark = Mark;
+        pub static ROW_FORGOTTEN: Mark = Mark;
+        pub static ROW_GENERATION: Mark = Mark;
+    }
+    pub use all::*;
+}
+
 /// See `base/src/sync.rs`.
 pub mod sync {
-    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
     pub use std::sync::Arc;
 
@@ -57,6 +83,12 @@ pub mod sync {
         /// Waits for it.
         pub fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
             self.0.lock().expect("nobody panics with it")
+        }
+    }
+
+    impl<T: Default> Default for Mutex<T> {
+        fn default() -> Self {
+            Self::new(T::default())
         }
     }
 
