@@ -28,7 +28,8 @@ impl Fractal {
     pub(crate) fn written_bytes(&self) -> u64 {
         let root_bytes = self.root_bytes.load(Ordering::Relaxed);
         let held_bytes = root_bytes + self.filled_bytes.load(Ordering::Relaxed);
-        let more_bytes = self.config.memtable_bytes.min(self.all_bytes.load(Ordering::Relaxed));
+        let more_bytes =
+            (2 * self.config.memtable_bytes).min(self.all_bytes.load(Ordering::Relaxed));
         self.fixed_bytes.load(Ordering::Relaxed) + held_bytes + more_bytes
     }
     /// Of these, what does not depend on how much the root holds.
@@ -37,7 +38,8 @@ impl Fractal {
         let largest_pages = lowest.map(|child| u64::from(child.pages)).max().unwrap_or(0);
         let node_pages = u64::from(self.config.node_pages) * 2;
         let lowest_pages = node_pages.min(root.pages().into()).max(largest_pages);
-        self.bytes_of(lowest_pages) + root.children.len() as u64 * RUN_FIXED_BYTES
+        self.bytes_of(lowest_pages + lowest_pages / 2)
+            + root.children.len() as u64 * RUN_FIXED_BYTES
     }
     /// True if work may not write as much as it likes.
     pub(crate) fn is_thrifty(&self) -> bool {
