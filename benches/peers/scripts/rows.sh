@@ -6,7 +6,7 @@
 # PEERS=path picks the binary, DATA=path the disk, REPS=n the repetitions; QUICK=1 is a rehearsal of
 # every set in a minute or two, good for nothing else.
 set -euo pipefail
-SETS="small-load small-mixes small-deletes small-durable small-open small-disk large-load large-reads large-updates"
+SETS="small-load small-mixes small-deletes small-durable small-open small-disk small-reports large-load large-reads large-updates"
 if [ $# -lt 2 ]; then sed -n '2,7s/^# //p' "$0"; echo "SET is one of: $SETS"; exit 2; fi
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 SET=$1; OUT=$2; A=${3:-esker-btree}
@@ -41,6 +41,8 @@ case $SET in
   small-durable) B=$B,rawsync; small 'fillsync@1,fillsync@8,fillsync@32' ;;
   small-open) small 'reopen,reopencold;crash' --min-secs 0 ;;
   small-disk) small 'fillbulk,rest;fillrandom,rest' --min-secs 0 ;;
+  # reported, without a bar
+  small-reports) small 'readwhilewriting' ;;
   large-load) large 'fillbulk,scan;fillrandom' --fill-limit 1800 ;;
   large-reads) large 'readrandom,readrandom@8,readzipf,readmissing,seek10,seek100,scan' --ops 1 --read-secs 60 --warm-secs 30 ;;
   large-updates) large 'overwrite,scan,rest' --warm-secs 120 --min-secs 300 --limit 300 ;;

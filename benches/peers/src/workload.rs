@@ -23,6 +23,7 @@ pub const NAMES: &[&str] = &[
     "ycsb-d",
     "ycsb-e",
     "ycsb-f",
+    "readwhilewriting",
     "deleterandom",
     "scandeleted",
     "rest",
@@ -30,6 +31,9 @@ pub const NAMES: &[&str] = &[
     "reopencold",
     "crash",
 ];
+
+/// One thread writes and is counted apart; the others read.
+pub const READ_WHILE_WRITING: &str = "readwhilewriting";
 
 /// One row: `name[@threads][:ops]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ impl Workload {
         if !NAMES.contains(&name) {
             return Err(format!("unknown workload {name}").into());
         }
+        // One thread writes, so that there must be another to read.
+        let threads = if name == READ_WHILE_WRITING { threads.max(2) } else { threads };
         Ok(Workload { name: name.to_string(), threads, ops })
     }
 
@@ -97,7 +103,13 @@ impl Workload {
                 | "ycsb-d"
                 | "ycsb-e"
                 | "ycsb-f"
+                | READ_WHILE_WRITING
         )
+    }
+
+    /// Reported, but no claim is made from it.
+    pub fn only_reported(&self) -> bool {
+        self.name == READ_WHILE_WRITING
     }
 
     /// Writes in groups where the engine (or `--group`) says so.
@@ -172,6 +184,8 @@ mod tests {
         let list = Workload::parse_list("fillrandom,readrandom@2:1_000", 1).unwrap();
         assert_eq!(list[0], Workload { name: "fillrandom".into(), threads: 1, ops: 0 });
         assert_eq!(list[1], Workload { name: "readrandom".into(), threads: 2, ops: 1000 });
+        let list = Workload::parse_list("readwhilewriting,readwhilewriting@3", 1).unwrap();
+        assert_eq!([list[0].threads, list[1].threads], [2, 3]);
         assert!(Workload::parse_list("fillrandom,nonsense", 1).is_err());
         assert!(Workload::parse_list("", 1).is_err());
     }

@@ -1,13 +1,13 @@
 //! Gets, seeks, YCSB mixes and durable puts, by one or more threads.
 
-use super::{Bench, Sample, Span, Worker};
+use super::{Bench, Sample, Span, Worker, Writes};
 use crate::generate::{Zipf, absent_key, value_into};
 use crate::state::next;
 use crate::store::{Result, Session};
 use crate::workload::Workload;
 use serde_json::json;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,6 +15,43 @@ use xxhash_rust::xxh3::xxh3_64;
 const THETA: f64 = 0.99;
 /// Calls that share one snapshot in readhold and seekhold10.
 const HOLD_CALLS: u64 = 1000;
+
+/// Calls `step` until a worker's share is done or time is up; that is noted in `limited`.
+fn repeat(
+    worker: &mut Worker,
+    share: Span,
+    limited: &AtomicBool,
+    mut step: impl FnMut(&mut Worker) -> Result<()>,
+) -> Result<()> {
+    while !share.done(worker.ops, worker.elapsed_s()) {
+        if worker.elapsed_s() >= share.limit_s {
+            limited.store(true, Relaxed);
+            break;
+        }
+        step(worker)?;
+        worker.ops += 1;
+    }
+    Ok(())
+}
+
+/// What several workers did together.
+fn gather(workers: Vec<Worker>) -> Sample {
+    let first = workers.iter().map(|worker| worker.start).min().expect("a thread at least");
+    let last = workers.iter().map(|worker| worker.last).max().expect("the same");
+    let mut sample = Sample { seconds: (last - first).as_secs_f64(), ..Default::default() };
+    for worker in workers {
+        sample.ops += worker.ops;
+        sample.user_write_bytes += worker.user_write_bytes;
+        sample.user_read_bytes += worker.user_read_bytes;
+        sample.wrong += worker.wrong;
+        match &mut sample.latencies {
+            None => sample.latencies = Some(worker.latencies),
+            Some(all) => all.add(&worker.latencies).expect("same bounds"),
+        }
+    }
+    sample.wrote = sample.user_write_bytes > 0;
+    sample
+}
 
 impl Bench {
     /// Runs `f` on as many threads as the span says, until each did its share or time is up.
@@ -25,60 +62,45 @@ impl Bench {
         before: impl Fn(&mut dyn Session, u64) + Sync,
         f: impl Fn(&mut dyn Session, &mut Worker) -> Result<()> + Sync,
     ) -> Result<Sample> {
-        let barrier = Barrier::new(span.threads + 1);
         let limited = AtomicBool::new(false);
-        let share = span.ops.div_ceil(span.threads as u64);
-        let span = Span { ops: share, ..span };
+        let workers = self.workers(span.threads, seed, |_, session, worker| {
+            repeat(worker, span.share(span.threads), &limited, |w| {
+                before(session, w.ops);
+                f(session, w)
+            })
+        })?;
+        Ok(Sample { limited: limited.into_inner(), ..gather(workers) })
+    }
+
+    /// Runs `f(thread, session, worker)` once on each of so many threads.
+    fn workers(
+        &self,
+        threads: usize,
+        seed: u64,
+        f: impl Fn(usize, &mut dyn Session, &mut Worker) -> Result<()> + Sync,
+    ) -> Result<Vec<Worker>> {
+        let barrier = Barrier::new(threads + 1);
         let (store, value_bytes) = (self.store(), self.state.value_bytes);
         // Each worker times itself: on a busy machine this thread may wake up after they are done.
-        let one = |thread: usize| -> Result<(Worker, Instant)> {
+        let one = |thread: usize| -> Result<Worker> {
             let mut worker = Worker::new(thread, seed, value_bytes);
             let session = store.session();
             barrier.wait();
             let mut session = session?;
-            let start = Instant::now();
-            worker.last = start;
-            loop {
-                let elapsed_s = (worker.last - start).as_secs_f64();
-                if span.done(worker.ops, elapsed_s) {
-                    break;
-                }
-                if elapsed_s >= span.limit_s {
-                    limited.store(true, Relaxed);
-                    break;
-                }
-                before(&mut *session, worker.ops);
-                f(&mut *session, &mut worker)?;
-                worker.ops += 1;
-            }
-            Ok((worker, start))
+            worker.start = Instant::now();
+            worker.last = worker.start;
+            f(thread, &mut *session, &mut worker)?;
+            Ok(worker)
         };
-        let mut sample = Sample::default();
-        let workers = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let handles: Vec<_> =
-                (0..span.threads).map(|thread| scope.spawn(move || one(thread))).collect();
+                (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
             barrier.wait();
             handles
                 .into_iter()
                 .map(|h| h.join().unwrap_or_else(|_| Err("a worker panicked".into())))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        let first = workers.iter().map(|(_, start)| *start).min().expect("a thread at least");
-        let last = workers.iter().map(|(worker, _)| worker.last).max().expect("the same");
-        sample.seconds = (last - first).as_secs_f64();
-        for (worker, _) in workers {
-            sample.ops += worker.ops;
-            sample.user_write_bytes += worker.user_write_bytes;
-            sample.user_read_bytes += worker.user_read_bytes;
-            sample.wrong += worker.wrong;
-            match &mut sample.latencies {
-                None => sample.latencies = Some(worker.latencies),
-                Some(all) => all.add(&worker.latencies).expect("same bounds"),
-            }
-        }
-        sample.limited = limited.into_inner();
-        sample.wrote = sample.user_write_bytes > 0;
-        Ok(sample)
+                .collect()
+        })
     }
 
     pub(super) fn get(&self, session: &mut dyn Session, w: &mut Worker, id: u64) -> Result<()> {
@@ -188,7 +210,8 @@ impl Bench {
         // The same sequence for each engine, but never again: keys that the warm-up, or an earlier row, has just brought
         // in would be found where the engine keeps what was used last.
         let turn = self.mixes.fetch_add(1, Relaxed);
-        let seed = name.bytes().fold(turn << 48, |a, b| a * 131 + u64::from(b));
+        let seed =
+            name.bytes().fold(turn << 48, |a, b| a.wrapping_mul(131).wrapping_add(u64::from(b)));
         let uniform = |w: &mut Worker| state.nth(w.rng.below(loaded));
         let skewed = |w: &mut Worker| state.nth(zipf.scrambled(&mut w.rng));
         // The newest record is the likeliest.
@@ -242,6 +265,45 @@ impl Bench {
             }
             _ => unreachable!("Workload::parse knows the names"),
         })
+    }
+
+    /// Gets by all threads but one, as long as the span says; the one updates at full speed
+    /// meanwhile.
+    pub(super) fn read_while_writing(&self, span: Span) -> Result<Sample> {
+        let (state, loaded) = (&self.state, self.state.loaded());
+        let readers = span.threads - 1;
+        let (reading, limited) = (AtomicUsize::new(readers), AtomicBool::new(false));
+        let seed = 11 + (self.mixes.fetch_add(1, Relaxed) << 48);
+        let mut workers = self.workers(span.threads, seed, |thread, s, w| {
+            let uniform = |w: &mut Worker| state.nth(w.rng.below(loaded));
+            if thread == 0 {
+                // By the limit readers have ended, even one that never began.
+                while reading.load(Relaxed) > 0 && w.elapsed_s() < span.limit_s {
+                    let id = uniform(w);
+                    self.put(s, w, id, false)?;
+                    w.ops += 1;
+                }
+                return Ok(());
+            }
+            let result = repeat(w, span.share(readers), &limited, |w| {
+                let id = uniform(w);
+                self.get(s, w, id)
+            });
+            reading.fetch_sub(1, Relaxed);
+            result
+        })?;
+        let writer = workers.remove(0);
+        let mut sample = gather(workers);
+        sample.limited = limited.into_inner();
+        sample.wrote = true;
+        sample.wrong += writer.wrong;
+        sample.user_write_bytes = writer.user_write_bytes;
+        sample.writes = Some(Writes {
+            ops: writer.ops,
+            seconds: writer.elapsed_s(),
+            latencies: writer.latencies,
+        });
+        Ok(sample)
     }
 
     /// Single durable puts.

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::state::{SEED, State};
 use crate::store::{Cfg, Result, Store};
 use crate::stores;
-use crate::workload::Workload;
+use crate::workload::{READ_WHILE_WRITING, Workload};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -45,6 +45,11 @@ impl Span {
     fn done(&self, ops: u64, elapsed_s: f64) -> bool {
         ops >= self.ops && elapsed_s >= self.min_s
     }
+
+    /// What each of so many threads has to do.
+    fn share(self, threads: usize) -> Span {
+        Span { ops: self.ops.div_ceil(threads as u64), ..self }
+    }
 }
 
 /// What one workload did.
@@ -58,6 +63,8 @@ struct Sample {
     settle_s: f64,
     rounds: u32,
     latencies: Option<Histogram<u64>>,
+    /// Writes that went on beside what `ops` counts.
+    writes: Option<Writes>,
     user_write_bytes: u64,
     user_read_bytes: u64,
     wrong: u64,
@@ -75,6 +82,14 @@ struct Sample {
     rss_peak: u64,
     rss_anon: u64,
     extra: Map<String, Value>,
+}
+
+/// Writes by a thread of their own.
+struct Writes {
+    ops: u64,
+    /// Until the last one returned.
+    seconds: f64,
+    latencies: Histogram<u64>,
 }
 
 impl Sample {
@@ -111,7 +126,8 @@ struct Worker {
     value: Vec<u8>,
     got: Vec<u8>,
     scratch: Vec<u8>,
-    /// End of the last timed call.
+    /// When it began, and when its last timed call ended.
+    start: Instant,
     last: Instant,
     ops: u64,
     user_write_bytes: u64,
@@ -121,18 +137,24 @@ struct Worker {
 
 impl Worker {
     fn new(thread: usize, seed: u64, value_bytes: usize) -> Worker {
+        let now = Instant::now();
         Worker {
             rng: Rng::new(SEED ^ seed.wrapping_mul(7919) ^ ((thread as u64) << 40)),
             latencies: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("valid bounds"),
             value: vec![0; value_bytes],
             got: Vec::with_capacity(value_bytes),
             scratch: Vec::with_capacity(value_bytes),
-            last: Instant::now(),
+            start: now,
+            last: now,
             ops: 0,
             user_write_bytes: 0,
             user_read_bytes: 0,
             wrong: 0,
         }
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        (self.last - self.start).as_secs_f64()
     }
 
     /// A call that began at `start` has returned.
@@ -341,6 +363,7 @@ impl Bench {
             "overwrite" => self.overwrite(span),
             "deleterandom" => self.deleterandom(),
             "fillsync" => self.fillsync(span),
+            READ_WHILE_WRITING => self.read_while_writing(span),
             "scan" | "scandeleted" => self.scan(span),
             "rest" => Ok(self.rest()),
             "reopen" => self.reopen(false),

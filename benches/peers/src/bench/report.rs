@@ -4,6 +4,7 @@ use super::{Bench, Sample};
 use crate::metrics;
 use crate::store::Result;
 use crate::workload::Workload;
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::Write;
@@ -12,6 +13,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 fn milli(x: f64) -> f64 {
     (x * 1000.0).round() / 1000.0
+}
+
+/// Of latencies in nanoseconds, in microseconds.
+fn quantiles(latencies: &Histogram<u64>) -> [(&'static str, f64); 5] {
+    let us = |quantile| milli(latencies.value_at_quantile(quantile) as f64 / 1000.0);
+    [
+        ("p50_us", us(0.5)),
+        ("p99_us", us(0.99)),
+        ("p999_us", us(0.999)),
+        ("max_us", milli(latencies.max() as f64 / 1000.0)),
+        ("mean_us", milli(latencies.mean() / 1000.0)),
+    ]
 }
 
 /// Prints a line and appends it to `out`.
@@ -56,24 +69,37 @@ impl Bench {
         put("ops_per_s", json!(rate(sample.seconds)));
         if sample.idle {
             put("seconds_idle", json!((idle_s * 1e6).round() / 1e6));
-            put("ops_per_s_idle", json!(rate(idle_s)));
+            // Where writes go on beside the operations, only the writes are what idle waits for.
+            if sample.writes.is_none() {
+                put("ops_per_s_idle", json!(rate(idle_s)));
+            }
             put("flush_s", json!(milli(sample.flush_s)));
             put("settle_s", json!(milli(sample.settle_s)));
         }
         if let Some(latencies) = &sample.latencies {
-            for (name, quantile) in [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)] {
-                put(name, json!(milli(latencies.value_at_quantile(quantile) as f64 / 1000.0)));
+            for (name, us) in quantiles(latencies) {
+                put(name, json!(us));
             }
-            put("max_us", json!(milli(latencies.max() as f64 / 1000.0)));
-            put("mean_us", json!(milli(latencies.mean() / 1000.0)));
         }
+        if let Some(writes) = &sample.writes {
+            let rate = |seconds: f64| json!((writes.ops as f64 / seconds.max(1e-9)).round());
+            put("writes", json!(writes.ops));
+            put("writes_per_s", rate(writes.seconds));
+            if sample.idle {
+                put("writes_per_s_idle", rate(writes.seconds + sample.flush_s + sample.settle_s));
+            }
+            for (name, us) in quantiles(&writes.latencies) {
+                put(&format!("write_{name}"), json!(us));
+            }
+        }
+        let calls = sample.ops + sample.writes.as_ref().map_or(0, |writes| writes.ops);
         let (worked, settled) = (&sample.worked, &sample.settled);
         put("cpu_s", json!(milli(worked.cpu)));
         put("cpu_s_settled", json!(milli(settled.cpu)));
         // What everyone else on the machine used meanwhile: the noise.
         put("other_cpu_s", json!(milli((worked.host_busy - worked.cpu).max(0.0))));
         put("iowait_s", json!(milli(worked.host_iowait)));
-        put("read_calls_per_op", json!(milli(sample.read_calls as f64 / sample.ops.max(1) as f64)));
+        put("read_calls_per_op", json!(milli(sample.read_calls as f64 / calls.max(1) as f64)));
         put("major_faults", json!(worked.major_faults));
         put("user_write_bytes", json!(sample.user_write_bytes));
         put("user_read_bytes", json!(sample.user_read_bytes));
@@ -103,6 +129,10 @@ impl Bench {
             put("figures", Value::Object(figures));
         }
         line.extend(sample.extra);
+        let beside = match (line.get("writes_per_s"), line.get("write_p99_us")) {
+            (Some(rate), Some(p99)) => format!(" of gets; {rate} writes/s p99={p99}us beside them"),
+            _ => String::new(),
+        };
         let worst = match (line.get("p999_us"), line.get("max_us"), line.get("second_min_ops")) {
             (Some(p999), Some(max), Some(second)) => {
                 format!(" p99.9={p999}us worst={max}us worst_second={second}")
@@ -110,7 +140,7 @@ impl Bench {
             _ => String::new(),
         };
         eprintln!(
-            "{:<14} {:<17} ops={:<9} {:>9.3}s {:>11} op/s idle+{:.2}s disk={}MB wrong={}{}{worst}",
+            "{:<14} {:<17} ops={:<9} {:>9.3}s {:>11} op/s{beside} idle+{:.2}s disk={}MB wrong={}{}{worst}",
             settings.engine,
             w.label(),
             sample.ops,

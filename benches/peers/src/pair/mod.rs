@@ -272,7 +272,10 @@ impl Pairing {
             let mut line = if is_rawsync_row(w) {
                 syncloop::run(&self.settings.dir, seconds)?
             } else {
-                json!({"engine": RAWSYNC, "workload": w.name, "skipped": "no such row"})
+                json!({
+                    "engine": RAWSYNC, "workload": w.name, "threads": w.threads,
+                    "skipped": "no such row",
+                })
             };
             line["tag"] = json!(self.tag(side));
             line["rep"] = json!(side.rep);

@@ -31,6 +31,7 @@ pub(super) fn print(pairing: &Pairing) {
             );
             let pair = Pair { pairing, group: block.group, peer };
             pair.rates();
+            pair.writes_beside();
             pair.stalls();
             if peer != RAWSYNC {
                 pair.costs();
@@ -124,6 +125,7 @@ impl Pair<'_> {
         println!("|---|---|---|---:|---:|---:|---:|---:|---:|---:|");
         for row in self.rows() {
             let label = row.workload.label();
+            let what = if self.has(row, "writes_per_s") { ", gets" } else { "" };
             if let Some(why) = self.why_skipped(row) {
                 println!("| {label} | skipped: {why} | | | | | | | | |");
                 continue;
@@ -131,7 +133,7 @@ impl Pair<'_> {
             let measure = row.workload.measure();
             let field = measure.field();
             println!(
-                "| {label} | {} | {} | {} | {} | {} | {} | {} | {} / {} | {} / {} |",
+                "| {label}{what} | {} | {} | {} | {} | {} | {} | {} | {} / {} | {} / {} |",
                 self.ratio(row, field, measure),
                 self.ratio(row, "ops_per_s_idle", Measure::Rate),
                 self.figure(a, row, field, measure),
@@ -148,10 +150,40 @@ impl Pair<'_> {
         println!();
     }
 
+    /// The writes that went on beside the gets of a row.
+    fn writes_beside(&self) {
+        let rows: Vec<_> = self.rows().filter(|row| self.has(*row, "writes_per_s")).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let (a, peer) = (&self.pairing.a, self.peer);
+        println!(
+            "| writes beside the gets | ratio | ratio, all idle | {a} | {peer} | {a}, idle | \
+             {peer}, idle | null | p99 µs |"
+        );
+        println!("|---|---|---|---:|---:|---:|---:|---:|---:|");
+        for row in rows {
+            let figure = |engine: &str, field: &str| self.figure(engine, row, field, Measure::Rate);
+            println!(
+                "| {}, writes | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
+                row.workload.label(),
+                self.ratio(row, "writes_per_s", Measure::Rate),
+                self.ratio(row, "writes_per_s_idle", Measure::Rate),
+                figure(a, "writes_per_s"),
+                figure(peer, "writes_per_s"),
+                figure(a, "writes_per_s_idle"),
+                figure(peer, "writes_per_s_idle"),
+                figure(NULL, "writes_per_s"),
+                figure(a, "write_p99_us"),
+                figure(peer, "write_p99_us"),
+            );
+        }
+        println!();
+    }
+
     /// How evenly rows were written, each "A / peer": of repetitions, the median and the worst.
     fn stalls(&self) {
-        let rows: Vec<_> =
-            self.rows().filter(|row| self.has(*row, "second_min_ops")).collect();
+        let rows: Vec<_> = self.rows().filter(|row| self.has(*row, "second_min_ops")).collect();
         if rows.is_empty() {
             return;
         }
@@ -239,7 +271,8 @@ impl Pair<'_> {
                 both(&field("major_faults")),
                 both(&|l| {
                     let cpu_s = l["cpu_s_settled"].as_f64().filter(|_| rated)?;
-                    Some(cpu_s * 1e6 / l["ops"].as_f64()?.max(1.0))
+                    let calls = l["ops"].as_f64()? + l["writes"].as_f64().unwrap_or(0.0);
+                    Some(cpu_s * 1e6 / calls.max(1.0))
                 }),
                 both(&mb("rss_anon")),
                 both(&mb("disk_bytes")),
@@ -274,7 +307,9 @@ impl Pair<'_> {
         if ratios.len() < PAIRS_MIN {
             text += &format!(" only {} pairs", ratios.len());
         }
-        if row.workload.writes() && row.workload.name != "fillsync" && !self.is_bar(field) {
+        let may_lose =
+            row.workload.writes() && row.workload.name != "fillsync" && !self.is_bar(field);
+        if row.workload.only_reported() || may_lose {
             text += " no bar";
         }
         text
