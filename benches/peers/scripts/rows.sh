@@ -42,7 +42,7 @@ case $SET in
   small-open) small 'reopen,reopencold;crash' --min-secs 0 ;;
   small-disk) small 'fillbulk,rest;fillrandom,rest' --min-secs 0 ;;
   # reported, without a bar
-  small-reports) small 'readwhilewriting' ;;
+  small-reports) small 'readwhilewriting;snapshothold' ;;
   large-load) large 'fillbulk,scan;fillrandom' --fill-limit 1800 ;;
   large-reads) large 'readrandom,readrandom@8,readzipf,readmissing,seek10,seek100,scan' --ops 1 --read-secs 60 --warm-secs 30 ;;
   large-updates) large 'overwrite,scan,rest' --warm-secs 120 --min-secs 300 --limit 300 ;;

@@ -14,7 +14,7 @@ if [ $# -gt 0 ]; then ENGINES=$*; else ENGINES="null mem $("$BIN" list | awk '/^
 S="--n 20000 --ops 5000 --limit 5 --sync-secs 0.3 --rest-secs 0.1 --memory-mb 64 --dir $D"
 
 READ=readrandom,readrandom@2,readhold,readzipf,readmissing,seek10,seekhold10,seek100,scan
-MIX=ycsb-a,ycsb-a@2,ycsb-b,ycsb-b@2,ycsb-c,ycsb-d,ycsb-d@2,ycsb-e,ycsb-e@2,ycsb-f,ycsb-f@2,readwhilewriting,readwhilewriting@3
+MIX=ycsb-a,ycsb-a@2,ycsb-b,ycsb-b@2,ycsb-c,ycsb-d,ycsb-d@2,ycsb-e,ycsb-e@2,ycsb-f,ycsb-f@2,readwhilewriting,readwhilewriting@3,snapshothold,snapshothold@2
 # mem forgets when it is closed, which fillsync and reopen do
 MEM=fillseq,scan,fillbulk,scan,fillrandom,$READ,overwrite,rest,$READ,$MIX,scan,deleterandom,scandeleted
 ALL=fillseq,scan,fillbulk,scan,fillrandom,$READ,overwrite,rest,$READ,$MIX,scan,reopen,reopencold
@@ -31,7 +31,7 @@ for E in $ENGINES; do
 done
 
 pair() {
-  "$BIN" pair --a mem --b null,rawsync --workload 'fillrandom,readrandom,scan,readwhilewriting;overwrite,fillsync' $S \
+  "$BIN" pair --a mem --b null,rawsync --workload 'fillrandom,readrandom,scan,readwhilewriting;overwrite,snapshothold,fillsync' $S \
     --min-secs 0.1 --read-secs 0.1 --sync-secs 0.1 --out "$D/pair.jsonl" "$@" 2> "$D/err" || { cat "$D/err"; exit 1; }
 }
 pair > "$D/pair.md"
@@ -41,6 +41,7 @@ pair --resume > "$D/again.md"
 diff <(sed 's/ --resume//' "$D/again.md") "$D/pair.md"
 grep -q '^| readwhilewriting T=2, gets |' "$D/pair.md"
 grep -q '^| readwhilewriting T=2, writes |' "$D/pair.md"
+grep -q '^| snapshothold | \*\*' "$D/pair.md"
 "$BIN" table "$D/pair.jsonl" --base mem > "$D/table.md"
 [ "$(grep -c '^| readwhilewriting, \(gets\|writes\) T=2 | [*0-9]' "$D/table.md")" = 2 ]
 echo "smoke: pair prints, and resumes"

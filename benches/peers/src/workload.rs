@@ -23,7 +23,8 @@ pub const NAMES: &[&str] = &[
     "ycsb-d",
     "ycsb-e",
     "ycsb-f",
-    "readwhilewriting",
+    READ_WHILE_WRITING,
+    SNAPSHOT_HOLD,
     "deleterandom",
     "scandeleted",
     "rest",
@@ -34,6 +35,9 @@ pub const NAMES: &[&str] = &[
 
 /// One thread writes and is counted apart; the others read.
 pub const READ_WHILE_WRITING: &str = "readwhilewriting";
+
+/// A snapshot is held while the store changes.
+pub const SNAPSHOT_HOLD: &str = "snapshothold";
 
 /// One row: `name[@threads][:ops]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,12 +108,13 @@ impl Workload {
                 | "ycsb-e"
                 | "ycsb-f"
                 | READ_WHILE_WRITING
+                | SNAPSHOT_HOLD
         )
     }
 
     /// Reported, but no claim is made from it.
     pub fn only_reported(&self) -> bool {
-        self.name == READ_WHILE_WRITING
+        matches!(self.name.as_str(), READ_WHILE_WRITING | SNAPSHOT_HOLD)
     }
 
     /// Writes in groups where the engine (or `--group`) says so.

@@ -306,18 +306,23 @@ impl Bench {
         Ok(sample)
     }
 
-    /// Single durable puts.
-    pub(super) fn fillsync(&self, span: Span) -> Result<Sample> {
+    /// Single updates of random loaded records.
+    pub(super) fn updates(&self, span: Span, seed: u64) -> Result<Sample> {
         let loaded = self.state.loaded();
-        let mut sample = self.threads(
+        self.threads(
             span,
-            7 + span.threads as u64,
+            seed,
             |_, _| (),
             |s, w| {
                 let id = self.state.nth(w.rng.below(loaded));
                 self.put(s, w, id, false)
             },
-        )?;
+        )
+    }
+
+    /// Single durable puts.
+    pub(super) fn fillsync(&self, span: Span) -> Result<Sample> {
+        let mut sample = self.updates(span, 7 + span.threads as u64)?;
         sample.limited = false; // it is timed by design
         sample.extra.insert("durable".into(), json!(true));
         Ok(sample)

@@ -4,10 +4,12 @@
 //! measured in rounds: one, unless it consumes its store before `min_s` seconds are over. Each
 //! round has two clocks: the last call returned, and everything flushed with background work idle.
 //!
-//! `fill` loads, updates and deletes; `mix` reads and mixes; `whole` scans, reopens and kills;
+//! `fill` loads, updates and deletes; `mix` reads and mixes; `hold` writes under
+//! a snapshot; `whole` scans, reopens and kills;
 //! `report` turns a measurement into a line.
 
 mod fill;
+mod hold;
 mod mix;
 pub mod report;
 mod whole;
@@ -19,7 +21,7 @@ use crate::settings::Settings;
 use crate::state::{SEED, State};
 use crate::store::{Cfg, Result, Store};
 use crate::stores;
-use crate::workload::{READ_WHILE_WRITING, Workload};
+use crate::workload::{READ_WHILE_WRITING, SNAPSHOT_HOLD, Workload};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -321,6 +323,7 @@ impl Bench {
             _ if w.seeks() && !store.ordered() => Some("unordered engine"),
             _ if w.seeks() && self.state.has_gaps() => Some("records were deleted"),
             "fillsync" if !store.can_sync() => Some("no durable single put"),
+            SNAPSHOT_HOLD if matches!(store.snapshot(), Ok(None)) => Some("no snapshots"),
             "crash" if !store.can_crash() => Some("no crash recovery without flush"),
             _ => None,
         }
@@ -363,6 +366,7 @@ impl Bench {
             "overwrite" => self.overwrite(span),
             "deleterandom" => self.deleterandom(),
             "fillsync" => self.fillsync(span),
+            SNAPSHOT_HOLD => self.snapshot_hold(span),
             READ_WHILE_WRITING => self.read_while_writing(span),
             "scan" | "scandeleted" => self.scan(span),
             "rest" => Ok(self.rest()),
@@ -377,14 +381,16 @@ impl Bench {
     fn span(&self, w: &Workload) -> Span {
         let s = &self.settings;
         let most = if s.ops > 0 { s.ops } else { (s.n / 2).min(1_000_000) };
+        let min_s = if w.writes() { s.min_s } else { s.read_s };
         let ops = match w.name.as_str() {
             _ if w.ops > 0 => w.ops,
+            // Such a row lasts as long as it is told to, however slow the engine is.
+            _ if w.only_reported() && min_s > 0.0 => 1,
             "seek10" | "seekhold10" => most / 4,
             "seek100" | "ycsb-e" => most / 10,
             "fillsync" => u64::MAX / 2,
             _ => most,
         };
-        let min_s = if w.writes() { s.min_s } else { s.read_s };
         let span =
             Span { threads: w.threads, ops: ops.max(1), min_s, limit_s: s.limit_s.max(min_s) };
         match w.name.as_str() {

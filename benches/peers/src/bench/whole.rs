@@ -5,7 +5,7 @@ use crate::generate::id_of;
 use crate::metrics;
 use crate::settings::Settings;
 use crate::state::entry_sum;
-use crate::store::Result;
+use crate::store::{LOWEST, Result};
 use crate::stores::{self, Acked};
 use serde_json::json;
 use std::fs;
@@ -58,13 +58,23 @@ impl Bench {
     }
 
     fn scan_once(&self, expected: (u64, u64), limit_s: f64) -> Result<Sample> {
+        let mut session = self.store().session()?;
+        self.checked_scan(expected, limit_s, |f| session.scan(&LOWEST, usize::MAX, f))
+    }
+
+    /// Has `scan` go through the whole table, and checks what it finds.
+    pub(super) fn checked_scan(
+        &self,
+        expected: (u64, u64),
+        limit_s: f64,
+        scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<usize>,
+    ) -> Result<Sample> {
         let ordered = self.store().ordered();
         let limit = Duration::from_secs_f64(limit_s);
-        let mut session = self.store().session()?;
         let (mut sum, mut previous, mut sorted) = (0u64, [0u8; 16], true);
         let (mut bytes, mut count, mut limited) = (0u64, 0u64, false);
         let start = Instant::now();
-        let got = session.scan(&[0u8; 16], usize::MAX, &mut |k, v| {
+        let got = scan(&mut |k, v| {
             sum = sum.wrapping_add(entry_sum(k, v));
             bytes += (k.len() + v.len()) as u64;
             if ordered {
@@ -158,7 +168,7 @@ impl Bench {
         }
         // Nothing but what was asked for, and at most the commit that was under way.
         let mut entries = 0;
-        session.scan(&[0; 16], usize::MAX, &mut |key, value| {
+        session.scan(&LOWEST, usize::MAX, &mut |key, value| {
             entries += 1;
             let right = id_of(key, state.n)
                 .is_some_and(|id| id < state.n && state.check(id, 1, 1, Some(value), &mut scratch));

@@ -32,6 +32,7 @@ pub(super) fn print(pairing: &Pairing) {
             let pair = Pair { pairing, group: block.group, peer };
             pair.rates();
             pair.writes_beside();
+            pair.snapshots();
             pair.stalls();
             if peer != RAWSYNC {
                 pair.costs();
@@ -176,6 +177,35 @@ impl Pair<'_> {
                 figure(NULL, "writes_per_s"),
                 figure(a, "write_p99_us"),
                 figure(peer, "write_p99_us"),
+            );
+        }
+        println!();
+    }
+
+    /// What held snapshots cost in space, and how fast they then were read.
+    fn snapshots(&self) {
+        let rows: Vec<_> = self.rows().filter(|row| self.has(*row, "held_rows_per_s")).collect();
+        if rows.is_empty() {
+            return;
+        }
+        println!(
+            "| snapshot | ratio of disk space while held | disk, MiB, while held | afterwards | \
+             anonymous memory, MiB, while held | rows a second when it was read |"
+        );
+        println!("|---|---|---:|---:|---:|---:|");
+        for row in rows {
+            let both = |field: &str| {
+                let one = |engine: &str| self.figure(engine, row, field, Measure::Rate);
+                format!("{} / {}", one(&self.pairing.a), one(self.peer))
+            };
+            println!(
+                "| {} | {} | {} | {} | {} | {} |",
+                row.workload.label(),
+                self.ratio(row, "held_disk_bytes", Measure::Space),
+                both("held_disk_bytes"),
+                both("disk_bytes"),
+                both("held_anon_bytes"),
+                both("held_rows_per_s"),
             );
         }
         println!();

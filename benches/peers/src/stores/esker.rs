@@ -1,6 +1,6 @@
 //! Esker itself. The part of the engine's name after the dash is the kind of index.
 
-use crate::store::{Batch, Cfg, Result, Rows, Session, Store};
+use crate::store::{Batch, Cfg, Result, Rows, Session, Snapshot, Store};
 use esker::{Database, Durability, Index, Options, Table};
 
 struct Esker {
@@ -68,14 +68,33 @@ impl Session for EskerSession<'_> {
         } else {
             self.table.range(start..)?
         };
-        let mut count = 0;
-        while let Some((key, value)) = rows.next_row()? {
-            count += 1;
-            if !f(key, value) || count == limit {
-                break;
-            }
+        each_row(&mut rows, limit, f)
+    }
+}
+
+fn each_row(
+    rows: &mut esker::Rows,
+    limit: usize,
+    f: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<usize> {
+    let mut count = 0;
+    while let Some((key, value)) = rows.next_row()? {
+        count += 1;
+        if !f(key, value) || count == limit {
+            break;
         }
-        Ok(count)
+    }
+    Ok(count)
+}
+
+struct EskerSnapshot {
+    snapshot: esker::Snapshot,
+    table: Table,
+}
+
+impl Snapshot for EskerSnapshot {
+    fn scan(&mut self, f: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<usize> {
+        each_row(&mut self.snapshot.rows(&self.table)?, usize::MAX, f)
     }
 }
 
@@ -90,6 +109,11 @@ impl Store for Esker {
             table: self.table.clone(),
             ordered: self.table.kind() != Index::Hash,
         }))
+    }
+
+    fn snapshot<'a>(&'a self) -> Result<Option<Box<dyn Snapshot + 'a>>> {
+        let (snapshot, table) = (self.db.snapshot(), self.table.clone());
+        Ok(Some(Box::new(EskerSnapshot { snapshot, table })))
     }
 
     fn bulk_load(&self, rows: &mut Rows<'_>) -> Result<()> {

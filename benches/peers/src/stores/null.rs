@@ -7,7 +7,7 @@
 
 use crate::generate::{id_of, key_of, value_into};
 use crate::state::State;
-use crate::store::{Batch, Cfg, Key, Result, Session, Store};
+use crate::store::{Batch, Cfg, Held, Key, Result, Session, Snapshot, Store};
 use std::sync::Arc;
 
 /// Scans longer than this include the records that YCSB inserted between the loaded ones; a seek
@@ -23,6 +23,8 @@ pub fn open(c: &Cfg) -> Result<Box<dyn Store>> {
 struct NullSession<'a> {
     state: &'a State,
     value: Vec<u8>,
+    /// The versions of a snapshot.
+    held: Option<Vec<u8>>,
 }
 
 impl NullSession<'_> {
@@ -31,7 +33,10 @@ impl NullSession<'_> {
         if id >= self.state.capacity() {
             return false;
         }
-        let version = self.state.version(id);
+        let version = match &self.held {
+            None => self.state.version(id),
+            Some(versions) => versions[id as usize],
+        };
         if version > 0 {
             value_into(id, version, &mut self.value);
         }
@@ -106,7 +111,13 @@ impl Session for NullSession<'_> {
 impl Store for Null {
     fn session<'a>(&'a self) -> Result<Box<dyn Session + 'a>> {
         let value = vec![0; self.0.value_bytes];
-        Ok(Box::new(NullSession { state: &self.0, value }))
+        Ok(Box::new(NullSession { state: &self.0, value, held: None }))
+    }
+
+    fn snapshot<'a>(&'a self) -> Result<Option<Box<dyn Snapshot + 'a>>> {
+        let (state, value) = (&*self.0, vec![0; self.0.value_bytes]);
+        let held = Some((0..state.capacity()).map(|id| state.version(id)).collect());
+        Ok(Some(Box::new(Held(Box::new(NullSession { state, value, held })))))
     }
 
     fn flush(&self) -> Result<()> {
