@@ -6,7 +6,8 @@
 # PEERS=path picks the binary, DATA=path the disk, REPS=n the repetitions; QUICK=1 is a rehearsal of
 # every set in a minute or two, good for nothing else.
 set -euo pipefail
-SETS="small-load small-mixes small-deletes small-durable small-open small-disk small-reports large-load large-reads large-updates"
+SETS="small-load small-mixes small-deletes small-durable small-open small-disk large-load large-reads large-updates"
+SETS="$SETS small-reports small-values-8 small-values-1024 small-values-65536 small-urls"
 if [ $# -lt 2 ]; then sed -n '2,7s/^# //p' "$0"; echo "SET is one of: $SETS"; exit 2; fi
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 SET=$1; OUT=$2; A=${3:-esker-btree}
@@ -22,7 +23,7 @@ done
 
 pair() { # workloads, then settings
   local W=$1; shift
-  [ -z "${QUICK:-}" ] || set -- "$@" --n 20000 --ops 5000 --min-secs 0.5 --read-secs 0.2 --warm-secs 0 --rest-secs 1 --sync-secs 0.5
+  [ -z "${QUICK:-}" ] || set -- "$@" --n "${QUICK_N:-20000}" --ops 5000 --min-secs 0.5 --read-secs 0.2 --warm-secs 0 --rest-secs 1 --sync-secs 0.5
   ${CAPPED:-} "$BIN" pair --a "$A" --b "$B" --workload "$W" --reps "${REPS:-3}" --dir "${DATA:-$HOME/peers-data}" \
     "$@" --out "$OUT/$SET.jsonl" --resume > "$OUT/$SET.md"
 }
@@ -34,6 +35,8 @@ large() { CAPPED="$HERE/scripts/capped.sh 1024" pair "$1" --n 30000000 --memory-
 # readhold@2 comes first of the reads: it warms the caches
 READS=readhold@2:2000000,readrandom,readrandom@2,readzipf,readmissing,seek10,seek100,scan
 MIXES=ycsb-a,ycsb-a@2,ycsb-b,ycsb-b@2,ycsb-c,ycsb-c@2,ycsb-d,ycsb-d@2,ycsb-f,ycsb-f@2
+# of values large or small: no warm-up by number of gets, which may be too many
+SHORT="fillrandom,overwrite,readhold@2,readrandom,readrandom@2,readzipf,readmissing,seek10,seek100,scan;ycsb-a"
 case $SET in
   small-load) small "fillseq;fillrandom,overwrite,$READS" ;;
   small-mixes) small "$MIXES;ycsb-e,ycsb-e@2" ;;
@@ -43,6 +46,11 @@ case $SET in
   small-disk) small 'fillbulk,rest;fillrandom,rest' --min-secs 0 ;;
   # reported, without a bar
   small-reports) small 'readwhilewriting;snapshothold' ;;
+  # as many bytes as ever, but for the smallest
+  small-values-8) small "$SHORT" --value 8 ;;
+  small-values-1024) small "$SHORT" --value 1024 --n 220000 ;;
+  small-values-65536) QUICK_N=500; small "$SHORT" --value 65536 --n 3500 ;;
+  small-urls) small "$SHORT" --keys url ;;
   large-load) large 'fillbulk,scan;fillrandom' --fill-limit 1800 ;;
   large-reads) large 'readrandom,readrandom@8,readzipf,readmissing,seek10,seek100,scan' --ops 1 --read-secs 60 --warm-secs 30 ;;
   large-updates) large 'overwrite,scan,rest' --warm-secs 120 --min-secs 300 --limit 300 ;;

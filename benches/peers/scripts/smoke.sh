@@ -21,11 +21,16 @@ ALL=fillseq,scan,fillbulk,scan,fillrandom,$READ,overwrite,rest,$READ,$MIX,scan,r
 ALL=$ALL,fillsync@1,fillsync@8,readrandom,scan,deleterandom,scandeleted
 # long rows, warm-up, preload, groups of writes, and a kill
 LONG=overwrite,ycsb-a@2,fillrandom,deleterandom,scandeleted,crash
+# in large values
+VALUES=fillrandom,readrandom,readwhilewriting,snapshothold,scan
 for E in $ENGINES; do
   LIST=$ALL; [ "$E" = mem ] && LIST=$MEM
   {
     "$BIN" run --engine "$E" --workload "$LIST" $S &&
-    "$BIN" run --engine "$E" --workload "$LONG" $S --min-secs 0.3 --warm-secs 0.1 --group 7 --preload
+    "$BIN" run --engine "$E" --workload "$LONG" $S --min-secs 0.3 --warm-secs 0.1 --group 7 --preload &&
+    "$BIN" run --engine "$E" --workload "$LIST" $S --keys url &&
+    "$BIN" run --engine "$E" --workload crash $S --keys url &&
+    "$BIN" run --engine "$E" --workload "$VALUES" $S --n 300 --value 65536
   } > "$D/out" 2> "$D/err" || { cat "$D/err"; echo "smoke: $E FAILED" >&2; exit 1; }
   echo "smoke: $E $(wc -l < "$D/out") rows, no wrong answer"
 done

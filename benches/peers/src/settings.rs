@@ -1,5 +1,6 @@
 //! The command line, and what `run` and `pair` have in common on it.
 
+use crate::keys::Keys;
 use crate::store::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ pub struct Settings {
     /// Records of a full load.
     pub n: u64,
     pub value_bytes: usize,
+    pub keys: Keys,
     /// Threads of workloads that do not say.
     pub threads: usize,
     /// Total memory of the engine: cache plus write buffers.
@@ -123,6 +125,7 @@ impl Settings {
             dir: args.text("--dir").map_or_else(|| std::env::temp_dir().join("peers"), Into::into),
             n: args.number("--n", 2_000_000)?,
             value_bytes: args.number("--value", 100)?,
+            keys: args.text("--keys").map_or(Ok(Keys::default()), |name| name.parse())?,
             threads: args.number("--threads", 1)?,
             memory_mb: args.number("--memory-mb", 704)?,
             ops: args.number("--ops", 0)?,
@@ -155,6 +158,7 @@ impl Settings {
         flag("--dir", self.dir.display().to_string());
         flag("--n", self.n.to_string());
         flag("--value", self.value_bytes.to_string());
+        flag("--keys", self.keys.name().into());
         flag("--threads", self.threads.to_string());
         flag("--memory-mb", self.memory_mb.to_string());
         flag("--ops", self.ops.to_string());
@@ -193,11 +197,22 @@ mod tests {
     #[test]
     fn a_child_gets_the_same_settings() {
         let words = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-        let given = words(&["--n", "20_000", "--big", "--min-secs", "1.5", "--out", "x_y"]);
+        let given = words(&[
+            "--n",
+            "20_000",
+            "--big",
+            "--keys",
+            "url",
+            "--min-secs",
+            "1.5",
+            "--out",
+            "x_y",
+        ]);
         let mut args = Args::parse(&given).unwrap();
         let settings = Settings::take(&mut args, 60.0, 2.0).unwrap();
         args.finish().unwrap();
         assert_eq!((settings.n, settings.big, settings.min_s), (20_000, true, 1.5));
+        assert_eq!(settings.keys, Keys::Url);
 
         let child = settings.to_args("scan");
         let mut args = Args::parse(&child[1..]).unwrap();

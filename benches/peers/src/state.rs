@@ -4,8 +4,8 @@
 //! know what a get must return. With several threads any version is right that lies between the
 //! last one acknowledged before the get and the next one after it.
 
-use crate::generate::{Perm, key_of, mix, value_into};
-use crate::store::Key;
+use crate::generate::{Perm, mix, value_into};
+use crate::keys::{Key, Keys, PLAIN_BYTES};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
@@ -19,13 +19,14 @@ const STRIPES: usize = 1 << 16;
 /// Room for records that YCSB d and e insert, beyond a quarter of the loaded ones.
 const INSERTS_EXTRA: u64 = 4_000_000;
 /// u64 fields before the versions in a saved state.
-const SAVED_FIELDS: usize = 5;
+const SAVED_FIELDS: usize = 6;
 
 /// The expected contents.
 pub struct State {
     /// Records of a full load; ids from `n` up are YCSB inserts.
     pub n: u64,
     pub value_bytes: usize,
+    pub keys: Keys,
     /// Per record: 0 = absent, else the version last written (1..=255, then 1 again).
     versions: Vec<AtomicU8>,
     stripes: Vec<Mutex<()>>,
@@ -42,17 +43,22 @@ pub fn next(version: u8) -> u8 {
 }
 
 /// What a scanned entry adds to the checksum.
+#[inline]
 pub fn entry_sum(key: &[u8], value: &[u8]) -> u64 {
-    let tail = u64::from_le_bytes(key[8..16].try_into().expect("keys are 16 bytes"));
-    xxh3_64(value).wrapping_add(tail)
+    let key = match <&[u8; PLAIN_BYTES]>::try_from(key) {
+        Ok([_, _, _, _, _, _, _, _, tail @ ..]) => u64::from_le_bytes(*tail),
+        Err(_) => xxh3_64(key),
+    };
+    xxh3_64(value).wrapping_add(key)
 }
 
 impl State {
-    pub fn new(n: u64, value_bytes: usize) -> State {
+    pub fn new(n: u64, value_bytes: usize, keys: Keys) -> State {
         let capacity = n + n / 4 + INSERTS_EXTRA;
         State {
             n,
             value_bytes,
+            keys,
             versions: (0..capacity).map(|_| AtomicU8::new(0)).collect(),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             loaded: AtomicU64::new(0),
@@ -99,8 +105,21 @@ impl State {
         self.versions.len() as u64
     }
 
+    #[inline]
     pub fn key(&self, id: u64) -> Key {
-        key_of(id, self.n)
+        self.keys.key(id, self.n)
+    }
+
+    /// A key that is not in the store, next to `id`'s.
+    #[inline]
+    pub fn absent_key(&self, id: u64) -> Key {
+        self.keys.absent_key(id, self.n)
+    }
+
+    /// The record whose key this is, if it is one.
+    #[inline]
+    pub fn id(&self, key: &[u8]) -> Option<u64> {
+        self.keys.id(key, self.n)
     }
 
     pub fn version(&self, id: u64) -> u8 {
@@ -192,6 +211,7 @@ impl State {
         let fields: [u64; SAVED_FIELDS] = [
             self.n,
             self.value_bytes as u64,
+            self.keys as u64,
             self.loaded(),
             self.inserted(),
             u64::from(self.random.load(SeqCst)),
@@ -211,12 +231,13 @@ impl State {
         let field = |i: usize| {
             u64::from_le_bytes(fields[i * 8..i * 8 + 8].try_into().expect("eight bytes"))
         };
-        if field(0) != self.n || field(1) != self.value_bytes as u64 {
+        let fixed = [self.n, self.value_bytes as u64, self.keys as u64];
+        if [field(0), field(1), field(2)] != fixed {
             return false;
         }
-        self.loaded.store(field(2), SeqCst);
-        self.inserted.store(field(3), SeqCst);
-        self.random.store(field(4) != 0, SeqCst);
+        self.loaded.store(field(3), SeqCst);
+        self.inserted.store(field(4), SeqCst);
+        self.random.store(field(5) != 0, SeqCst);
         for (version, saved) in self.versions.iter().zip(versions) {
             version.store(*saved, Relaxed);
         }

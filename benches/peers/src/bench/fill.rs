@@ -30,7 +30,7 @@ impl<'a> Writer<'a> {
         Ok(Self {
             bench,
             session: bench.store().session()?,
-            batch: Batch { value_bytes, delete, ..Default::default() },
+            batch: Batch::new(value_bytes, delete),
             worker: Worker::new(0, seed, value_bytes),
             start: Instant::now(),
             by_second: Vec::new(),
@@ -40,12 +40,16 @@ impl<'a> Writer<'a> {
     /// Adds one write, and makes it the expected answer.
     fn stage(&mut self, id: u64, version: u8) {
         let state = &self.bench.state;
-        self.batch.keys.push(state.key(id));
+        let key = state.key(id);
+        self.batch.push_key(&key);
+        let mut bytes = key.len();
         if version > 0 {
+            bytes += state.value_bytes;
             let at = self.batch.values.len();
             self.batch.values.resize(at + state.value_bytes, 0);
             value_into(id, version, &mut self.batch.values[at..]);
         }
+        self.worker.user_write_bytes += bytes as u64;
         state.set_version(id, version);
     }
 
@@ -53,8 +57,8 @@ impl<'a> Writer<'a> {
     fn commit(&mut self, single: bool) -> Result<()> {
         let start = Instant::now();
         match (single, self.batch.delete) {
-            (true, true) => self.session.delete(&self.batch.keys[0])?,
-            (true, false) => self.session.put(&self.batch.keys[0], &self.batch.values)?,
+            (true, true) => self.session.delete(self.batch.key(0))?,
+            (true, false) => self.session.put(self.batch.key(0), &self.batch.values)?,
             _ => self.session.write_batch(&self.batch)?,
         }
         self.worker.lap(start);
@@ -62,7 +66,7 @@ impl<'a> Writer<'a> {
         if second >= self.by_second.len() {
             self.by_second.resize(second + 1, 0);
         }
-        self.by_second[second] += self.batch.keys.len() as u64;
+        self.by_second[second] += self.batch.len() as u64;
         self.batch.clear();
         Ok(())
     }
@@ -92,22 +96,25 @@ impl Bench {
         Ok(())
     }
 
-    fn load_sorted(&self) -> Result<()> {
+    /// Returns the bytes of all keys and values.
+    fn load_sorted(&self) -> Result<u64> {
         let state = &self.state;
-        let mut ids = 0..state.n;
+        let (mut ids, mut bytes) = (0..state.n, 0);
         self.store().bulk_load(&mut |value| {
             let id = ids.next()?;
             value.resize(state.value_bytes, 0);
             value_into(id, 1, value);
             state.set_version(id, 1);
-            Some(state.key(id))
+            let key = state.key(id);
+            bytes += (key.len() + value.len()) as u64;
+            Some(key)
         })?;
         state.set_loaded(state.n);
-        Ok(())
+        Ok(bytes)
     }
 
-    /// Loads the records from the `from`-th on, in the order of the fill.
-    fn top_up(&self, from: u64) -> Result<()> {
+    /// Loads the records from the `from`-th on, in the order of the fill. Returns their bytes.
+    fn top_up(&self, from: u64) -> Result<u64> {
         let mut writer = Writer::new(self, 0, false)?;
         let n = self.state.n;
         let mut i = from;
@@ -118,18 +125,17 @@ impl Bench {
             i = end;
         }
         self.state.set_loaded(n);
-        Ok(())
+        Ok(writer.worker.user_write_bytes)
     }
 
     /// Every key once, sorted, the fastest way an engine has.
     pub(super) fn fillbulk(&self) -> Result<Sample> {
         let start = Instant::now();
-        self.load_sorted()?;
-        let n = self.state.n;
+        let user_write_bytes = self.load_sorted()?;
         Ok(Sample {
-            ops: n,
+            ops: self.state.n,
             seconds: start.elapsed().as_secs_f64(),
-            user_write_bytes: n * (16 + self.state.value_bytes as u64),
+            user_write_bytes,
             wrote: true,
             ..Default::default()
         })
@@ -176,14 +182,13 @@ impl Bench {
         }
         sample.extra.extend(writer.seconds());
         sample.seconds = (writer.worker.last - start).as_secs_f64();
-        sample.user_write_bytes = sample.ops * (16 + state.value_bytes as u64);
+        sample.user_write_bytes = writer.worker.user_write_bytes;
         sample.latencies = Some(writer.worker.latencies);
         drop(writer.session);
         if sample.limited && self.settings.topup {
             // Unmeasured: so that what follows works on all records.
             let start = Instant::now();
-            self.top_up(i)?;
-            sample.user_write_bytes += (n - i) * (16 + state.value_bytes as u64);
+            sample.user_write_bytes += self.top_up(i)?;
             sample.extra.insert("topup_s".into(), json!(start.elapsed().as_secs_f64()));
         }
         Ok(sample)
@@ -199,7 +204,7 @@ impl Bench {
             seconds: (writer.worker.last - start).as_secs_f64(),
             extra: writer.seconds(),
             latencies: Some(writer.worker.latencies),
-            user_write_bytes: done * (16 + self.state.value_bytes as u64),
+            user_write_bytes: writer.worker.user_write_bytes,
             limited: done < span.ops,
             wrote: true,
             ..Default::default()
@@ -229,7 +234,7 @@ impl Bench {
             seconds: (writer.worker.last - start).as_secs_f64(),
             extra: writer.seconds(),
             latencies: Some(writer.worker.latencies),
-            user_write_bytes: i * 16,
+            user_write_bytes: writer.worker.user_write_bytes,
             limited,
             wrote: true,
             ..Default::default()

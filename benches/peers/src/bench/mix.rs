@@ -1,7 +1,8 @@
 //! Gets, seeks, YCSB mixes and durable puts, by one or more threads.
 
 use super::{Bench, Sample, Span, Worker, Writes};
-use crate::generate::{Zipf, absent_key, value_into};
+use crate::generate::{Zipf, value_into};
+use crate::keys::Previous;
 use crate::state::next;
 use crate::store::{Result, Session};
 use crate::workload::Workload;
@@ -113,6 +114,7 @@ impl Bench {
         w.lap(start);
         let after = self.state.version(id);
         self.judge(w, id, before, after, found);
+        w.user_read_bytes += (key.len() + w.got.len()) as u64;
         Ok(())
     }
 
@@ -123,7 +125,6 @@ impl Bench {
             w.wrong += 1;
             self.state.explain(id, before, after, value);
         }
-        w.user_read_bytes += 16 + w.got.len() as u64;
     }
 
     fn put(
@@ -149,8 +150,9 @@ impl Bench {
         self.state.set_version(id, next(old));
         if read_first {
             self.judge(w, id, old, old, found);
+            w.user_read_bytes += (key.len() + w.got.len()) as u64;
         }
-        w.user_write_bytes += 16 + self.state.value_bytes as u64;
+        w.user_write_bytes += (key.len() + self.state.value_bytes) as u64;
         Ok(())
     }
 
@@ -159,7 +161,7 @@ impl Bench {
     }
 
     fn get_absent(&self, session: &mut dyn Session, w: &mut Worker, id: u64) -> Result<()> {
-        let key = absent_key(id, self.state.n);
+        let key = self.state.absent_key(id);
         let start = Instant::now();
         let found = session.get(&key, &mut |_| ())?;
         w.lap(start);
@@ -170,16 +172,15 @@ impl Bench {
     /// Seeks to a loaded record and reads `limit` entries.
     fn seek(&self, session: &mut dyn Session, w: &mut Worker, id: u64, limit: usize) -> Result<()> {
         let key = self.state.key(id);
-        let (mut first, mut previous) = ([0u8; 16], [0u8; 16]);
-        let (mut count, mut sum, mut bytes, mut sorted) = (0usize, 0u64, 0u64, true);
+        let (mut count, mut sum, mut bytes) = (0usize, 0u64, 0u64);
+        let (mut found, mut sorted) = (false, true);
+        let mut previous = Previous::none();
         let start = Instant::now();
         let got = session.scan(&key, limit, &mut |k, v| {
             if count == 0 {
-                first.copy_from_slice(k);
-            } else {
-                sorted &= *k > previous[..];
+                found = *k == *key;
             }
-            previous.copy_from_slice(k);
+            sorted &= previous.advance(k);
             count += 1;
             sum = sum.wrapping_add(xxh3_64(v));
             bytes += (k.len() + v.len()) as u64;
@@ -190,7 +191,7 @@ impl Bench {
         // The first entry is the key itself, for it exists; the rest is sorted; there are `limit`
         // of them unless the table ended.
         let ended = id + limit as u64 * 2 >= self.state.n || self.state.loaded() < self.state.n;
-        if !sorted || got != count || first != key || (got != limit && !ended) {
+        if !sorted || got != count || !found || (got != limit && !ended) {
             w.wrong += 1;
             eprintln!("WRONG: seek to record {id}: {got} of {limit} entries, sorted: {sorted}");
         }

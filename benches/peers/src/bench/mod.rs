@@ -193,7 +193,7 @@ impl Bench {
             None => None,
         };
         Ok(Bench {
-            state: Arc::new(State::new(settings.n, settings.value_bytes)),
+            state: Arc::new(State::new(settings.n, settings.value_bytes, settings.keys)),
             store: None,
             ack,
             group: if settings.group > 0 { settings.group } else { natural },

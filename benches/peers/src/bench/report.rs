@@ -60,6 +60,7 @@ impl Bench {
         put("rep", json!(settings.rep));
         put("n", json!(settings.n));
         put("value", json!(settings.value_bytes));
+        put("keys", json!(settings.keys.name()));
         put("group", json!(if w.grouped() { self.group } else { 1 }));
         put("memory_mb", json!(settings.memory_mb));
         put("loaded", json!(self.state.loaded()));

@@ -1,7 +1,7 @@
 //! What concerns a store as a whole: full scans, rest, reopening, and kill -9.
 
 use super::{Bench, Sample, Span, Worker};
-use crate::generate::id_of;
+use crate::keys::Previous;
 use crate::metrics;
 use crate::settings::Settings;
 use crate::state::entry_sum;
@@ -71,15 +71,15 @@ impl Bench {
     ) -> Result<Sample> {
         let ordered = self.store().ordered();
         let limit = Duration::from_secs_f64(limit_s);
-        let (mut sum, mut previous, mut sorted) = (0u64, [0u8; 16], true);
+        let (mut sum, mut sorted) = (0u64, true);
+        let mut previous = Previous::none();
         let (mut bytes, mut count, mut limited) = (0u64, 0u64, false);
         let start = Instant::now();
         let got = scan(&mut |k, v| {
             sum = sum.wrapping_add(entry_sum(k, v));
             bytes += (k.len() + v.len()) as u64;
             if ordered {
-                sorted &= *k >= previous[..];
-                previous.copy_from_slice(k);
+                sorted &= previous.advance(k);
             }
             count += 1;
             limited = count.is_multiple_of(SCAN_STRIDE) && start.elapsed() > limit;
@@ -170,7 +170,8 @@ impl Bench {
         let mut entries = 0;
         session.scan(&LOWEST, usize::MAX, &mut |key, value| {
             entries += 1;
-            let right = id_of(key, state.n)
+            let right = state
+                .id(key)
                 .is_some_and(|id| id < state.n && state.check(id, 1, 1, Some(value), &mut scratch));
             wrong += u64::from(!right);
             true

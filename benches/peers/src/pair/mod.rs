@@ -12,6 +12,7 @@
 
 mod report;
 
+use crate::keys::Keys;
 use crate::metrics;
 use crate::settings::{Args, Settings};
 use crate::store::Result;
@@ -150,9 +151,14 @@ impl Pairing {
     /// Identifies lines of the same comparison in a file.
     fn tag(&self, side: &Side) -> String {
         let s = &self.settings;
+        // Said only where they are not as ever, so that files of before go on.
+        let keys = match s.keys {
+            Keys::Plain => String::new(),
+            keys => format!(" keys={}", keys.name()),
+        };
         format!(
             "pair {} n={} value={} memory={} ops={} limit={} fill={} sync={} min={} read={} warm={} \
-             rest={} group={} T={} big={} preload={}",
+             rest={} group={} T={} big={} preload={}{keys}",
             self.lists[side.list].text,
             s.n,
             s.value_bytes,

@@ -2,6 +2,7 @@
 //! configuration.
 
 use super::{NULL, Pairing, RAWSYNC, is_rawsync_row};
+use crate::keys::Keys;
 use crate::metrics;
 use crate::stores::{self, Acked};
 use crate::table::{human, median};
@@ -17,11 +18,17 @@ pub(super) fn print(pairing: &Pairing) {
     println!("{}\n", metrics::machine());
     println!("    peers {}\n", quoted_args());
     println!(
-        "{} records of 16 + {} bytes, {} MiB of memory a side, writes last at least {} s, {} \
+        "{} records of {} + {} bytes, {} MiB of memory a side, writes last at least {} s, {} \
          repetitions. A ratio says how many times better {} is than the peer (faster, or smaller on \
          disk), as median [min–max] of the paired repetitions. The first ratio counts until the last \
          call returned, the second until everything is durable and background work idle.\n",
-        s.n, s.value_bytes, s.memory_mb, s.min_s, pairing.reps, pairing.a
+        s.n,
+        if s.keys == Keys::Plain { "16" } else { "72 to 106 (URLs)" },
+        s.value_bytes,
+        s.memory_mb,
+        s.min_s,
+        pairing.reps,
+        pairing.a
     );
     for block in &pairing.blocks {
         for peer in &block.peers {

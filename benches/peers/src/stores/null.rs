@@ -5,9 +5,10 @@
 //! key back into the record's number and makes the value anew from the version; a scan does so
 //! record by record.
 
-use crate::generate::{id_of, key_of, value_into};
+use crate::generate::value_into;
+use crate::keys::base;
 use crate::state::State;
-use crate::store::{Batch, Cfg, Held, Key, Result, Session, Snapshot, Store};
+use crate::store::{Batch, Cfg, Held, Result, Session, Snapshot, Store};
 use std::sync::Arc;
 
 /// Scans longer than this include the records that YCSB inserted between the loaded ones; a seek
@@ -43,19 +44,38 @@ impl NullSession<'_> {
         version > 0
     }
 
-    /// Keys that were inserted between the loaded ones, sorted.
-    fn inserts(&self) -> Vec<(Key, u64)> {
-        let n = self.state.n;
-        let mut inserts: Vec<_> =
-            (n..n + self.state.inserted()).map(|id| (key_of(id, n), id)).collect();
-        inserts.sort_unstable();
+    /// Shows a record to `f` if it exists and is not below `start`. Says whether to go on.
+    #[inline]
+    fn see(
+        &mut self,
+        id: u64,
+        start: &[u8],
+        left: &mut usize,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> bool {
+        let key = self.state.key(id);
+        if *start > *key || !self.make(id) {
+            return true;
+        }
+        *left -= 1;
+        f(&key, &self.value) && *left > 0
+    }
+
+    /// Records that were inserted between the loaded ones, sorted by their keys: (the loaded one at
+    /// whose place it is, it).
+    fn inserts(&self) -> Vec<(u64, u64)> {
+        let (state, n) = (self.state, self.state.n);
+        let mut inserts: Vec<_> = (n..n + state.inserted()).map(|id| (base(id, n), id)).collect();
+        inserts.sort_unstable_by(|a, b| {
+            a.0.cmp(&b.0).then_with(|| state.key(a.1).cmp(&state.key(b.1)))
+        });
         inserts
     }
 }
 
 impl Session for NullSession<'_> {
     fn get(&mut self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> Result<bool> {
-        let Some(id) = id_of(key, self.state.n) else { return Ok(false) };
+        let Some(id) = self.state.id(key) else { return Ok(false) };
         let found = self.make(id);
         if found {
             f(&self.value);
@@ -81,30 +101,31 @@ impl Session for NullSession<'_> {
         limit: usize,
         f: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<usize> {
-        let n = self.state.n;
-        let first = u64::from_be_bytes(start[..8].try_into()?);
+        let (state, n) = (self.state, self.state.n);
+        // A seek is to a key; whole scans are from below all.
+        let first = state.id(start).map_or(0, |id| base(id, n));
         let inserts = if limit > SEEK_ENTRIES_MAX { self.inserts() } else { vec![] };
         let mut inserts = inserts.into_iter().peekable();
-        let mut count = 0;
-        for loaded in first..=n {
-            // Past the last loaded record there may be inserts.
-            let key = if loaded < n { key_of(loaded, n) } else { [255; 16] };
-            while let Some((inserted, id)) = inserts.next_if(|(inserted, _)| *inserted < key) {
-                if *start <= inserted[..] && self.make(id) {
-                    count += 1;
-                    if !f(&inserted, &self.value) || count == limit {
-                        return Ok(count);
-                    }
+        let mut left = limit;
+        for loaded in first..n {
+            let before = |(at, id): &(u64, u64)| {
+                *at < loaded || *at == loaded && *state.key(*id) < *state.key(loaded)
+            };
+            while let Some((_, id)) = inserts.next_if(before) {
+                if !self.see(id, start, &mut left, f) {
+                    return Ok(limit - left);
                 }
             }
-            if loaded < n && *start <= key[..] && self.make(loaded) {
-                count += 1;
-                if !f(&key, &self.value) || count == limit {
-                    return Ok(count);
-                }
+            if !self.see(loaded, start, &mut left, f) {
+                return Ok(limit - left);
             }
         }
-        Ok(count)
+        for (_, id) in inserts {
+            if !self.see(id, start, &mut left, f) {
+                break;
+            }
+        }
+        Ok(limit - left)
     }
 }
 
