@@ -239,6 +239,14 @@ impl Options {
         self.memory_bytes / 32
     }
 
+    /// Bytes of rows that may wait in the fronts of hash tables: with the gaps between them some eighth of the memory. None where
+    /// that is a few pages.
+    pub(crate) fn front_bytes_max(&self, page_bytes: usize) -> usize {
+        const PAGES_MIN: usize = 4;
+        let bytes = self.memory_bytes / 12;
+        if bytes < PAGES_MIN * page_bytes { 0 } else { bytes }
+    }
+
     /// Largest write set of one transaction or batch.
     pub(crate) fn write_set_bytes_max(&self) -> u64 {
         (self.memory_bytes as u64 / 4).min(256 << 20)

@@ -343,7 +343,8 @@ impl Table {
         }
     }
 
-    /// About how many rows the table has. Free; exact unless range deletes dropped whole pages.
+    /// About how many rows the table has. Free; exact unless range deletes dropped whole pages, or rows were written without a
+    /// look at what was there: in fractal trees, and in hash tables beyond memory until background work has come to them.
     pub fn approximate_len(&self) -> u64 {
         self.state.rows.load(Ordering::Relaxed)
     }

@@ -256,7 +256,7 @@ impl Reach {
         let view = View::Cut(self.cut);
         let mut todo: Vec<(PageId, TableId, bool)> = Vec::new();
         for table in &self.tables {
-            // Of the kinds that Esker has, children of level 1 are leaves.
+            // Of the kinds that Esker has, children of level 1 are leaves; but from the root of a hash table a front may hang.
             let levels_count = !matches!(table.kind, Index::Custom(_));
             todo.push((table.root.page(), table.id, levels_count));
         }
@@ -294,7 +294,10 @@ impl Reach {
                 }
                 children.dedup();
                 children.retain(|child| *child != PageId::NONE);
-                if levels_count && level == 1 {
+                let is_hash_root = |table: &Arc<TableState>| {
+                    table.root.page() == page && matches!(table.kind, Index::Hash)
+                };
+                if levels_count && level == 1 && !self.tables.iter().any(is_hash_root) {
                     for child in children {
                         self.add(child);
                     }

@@ -12,8 +12,8 @@ use esker_base::mark::{
     BTREE_CUT_AT_END, BTREE_MERGED, BTREE_SHORTENED, BTREE_UNLINKED, CLEANED_UNDER_CUT,
     COMMIT_IN_PIECES, COMMIT_MISSING, COMMIT_RESERVE, CONFLICT_KEY, CONFLICT_RANGE, FRACTAL_BEHIND,
     FRACTAL_BELOW, FRACTAL_BESIDE, FRACTAL_FROZEN, FRACTAL_GAP_CLOSED, FRACTAL_HANDED_DOWN,
-    HASH_BRANCH_GONE, HASH_DIVIDED, HASH_JOINED, HASH_SPLIT, VERSION_KEEPS_SEGMENT,
-    VERSION_SPILLED, WORK_UNATTACHED,
+    HASH_BRANCH_GONE, HASH_DIVIDED, HASH_FRONT_EMPTIED, HASH_FRONT_FULL, HASH_FRONT_GONE,
+    HASH_JOINED, HASH_SPLIT, HASH_WAITED, VERSION_KEEPS_SEGMENT, VERSION_SPILLED, WORK_UNATTACHED,
 };
 use esker_conformance::subject::Subject;
 use esker_conformance::{marks, model};
@@ -51,6 +51,7 @@ fn no_answer_differs_from_a_map() {
         [&COMMIT_IN_PIECES, &COMMIT_MISSING, &COMMIT_RESERVE, &CONFLICT_KEY, &CONFLICT_RANGE];
     let btree = [&BTREE_CUT_AT_END, &BTREE_MERGED, &BTREE_SHORTENED, &BTREE_UNLINKED];
     let hash = [&HASH_SPLIT, &HASH_JOINED, &HASH_BRANCH_GONE, &HASH_DIVIDED];
+    let front = [&HASH_WAITED, &HASH_FRONT_FULL, &HASH_FRONT_EMPTIED, &HASH_FRONT_GONE];
     let fractal = [
         &FRACTAL_FROZEN,
         &FRACTAL_HANDED_DOWN,
@@ -59,7 +60,7 @@ fn no_answer_differs_from_a_map() {
         &FRACTAL_BELOW,
         &FRACTAL_GAP_CLOSED,
     ];
-    marks::expect("model", &[&store[..], &commits, &btree, &hash, &fractal].concat());
+    marks::expect("model", &[&store[..], &commits, &btree, &hash, &front, &fractal].concat());
 }
 
 /// The same operations over each kind of index, at each level of durability, in several memories and layouts: each answer is that of

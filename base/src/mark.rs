@@ -125,6 +125,16 @@ marks! {
     HASH_BRANCH_GONE,
     /// A branch that was full was divided.
     HASH_DIVIDED,
+    /// A row went into the front, since its bucket was not in memory,
+    HASH_WAITED,
+    /// or did not, since the front was full.
+    HASH_FRONT_FULL,
+    /// Rows moved from the front into their buckets,
+    HASH_FRONT_EMPTIED,
+    /// until the front went,
+    HASH_FRONT_GONE,
+    /// or were counted after a start.
+    HASH_FRONT_COUNTED,
     /// A memtable became a run.
     FRACTAL_FROZEN,
     /// An inner node took runs over by reference.

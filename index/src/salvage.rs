@@ -7,6 +7,7 @@ use crate::btree::branch::{Pivots, check_branch};
 use crate::btree::leaf::{Leaf, check_leaf};
 use crate::fractal::node::{NODE_LEVEL, NODE_LEVEL_MAX, NodeParts, check_node};
 use crate::hash::Hash;
+use crate::hash::branch::{check_branch as check_directory, front_of};
 use crate::hash::bucket::Bucket;
 use crate::hash::bucket_check::check_bucket;
 use crate::kind::Value;
@@ -113,6 +114,10 @@ impl<'a> BucketPage<'a> {
         let rest = u64::MAX.checked_shr(place.bits).unwrap_or(0);
         place.is_ranked().then_some((place.prefix, place.prefix | rest))
     }
+    /// True if it belongs to the table's front: its rows and tombstones are newer than those of other buckets.
+    pub fn is_front(&self) -> bool {
+        self.bucket.is_front()
+    }
     /// Rows.
     #[expect(clippy::len_without_is_empty, reason = "a page, no collection")]
     pub fn len(&self) -> usize {
@@ -122,6 +127,11 @@ impl<'a> BucketPage<'a> {
     pub fn row(&self, i: usize) -> (&'a [u8], Value<'a>) {
         self.bucket.row(i)
     }
+}
+
+/// True if a page is the root of a hash table that has a front.
+pub fn names_front(level: u8, words: &[ChildWord], body: &[u8]) -> bool {
+    level > 0 && check_directory(level, words.len(), body).is_ok() && front_of(words).is_some()
 }
 
 /// True if a page is one of a filter.

@@ -23,8 +23,10 @@ pub(crate) struct Logic {
 
 impl Logic {
     pub(crate) fn new(options: &Options, page_bytes: usize) -> Self {
-        let filter_memory = Arc::new(FilterMemory::new(options.filter_bytes_max()));
         let content_bytes = page_bytes - 64;
+        let filter_memory = FilterMemory::new(options.filter_bytes_max())
+            .with_fronts(options.front_bytes_max(page_bytes));
+        let filter_memory = Arc::new(filter_memory);
         Self { content_bytes, filter_memory, tables: RwLock::new(BTreeMap::new()) }
     }
     /// From now on, and for good (pages of dropped tables are still met), this table is of this kind.

@@ -290,12 +290,17 @@ impl AnyKind {
     }
     /// True if there may be background work.
     pub(crate) fn has_work(&self) -> bool {
-        matches!(self, Self::Fractal(_) | Self::Custom(_))
+        match self {
+            Self::Fractal(_) | Self::Custom(_) => true,
+            Self::Hash(kind) => kind.has_work(),
+            Self::BTree(_) | Self::Unregistered => false,
+        }
     }
     /// Debt and its limit, in bytes; none for kinds without background work.
     pub(crate) fn debt(&self) -> (u64, u64) {
         match self {
-            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => (0, u64::MAX),
+            Self::BTree(_) | Self::Unregistered => (0, u64::MAX),
+            Self::Hash(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
             Self::Fractal(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
             Self::Custom(kind) => (kind.debt_bytes(), kind.debt_bytes_max()),
         }
@@ -303,7 +308,8 @@ impl AnyKind {
     /// Bytes that background work will have written before it gives space back.
     pub(crate) fn work_bytes(&self) -> u64 {
         match self {
-            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => 0,
+            Self::BTree(_) | Self::Unregistered => 0,
+            Self::Hash(kind) => kind.work_bytes(),
             Self::Fractal(kind) => kind.work_bytes(),
             Self::Custom(kind) => kind.work_bytes(),
         }
@@ -327,7 +333,8 @@ impl AnyKind {
         rest: bool,
     ) -> Step<Work> {
         match self {
-            Self::BTree(_) | Self::Hash(_) | Self::Unregistered => Ok(Work::None),
+            Self::BTree(_) | Self::Unregistered => Ok(Work::None),
+            Self::Hash(kind) => kind.work(pages, root, rest),
             Self::Fractal(kind) => kind.work(pages, root, rest),
             Self::Custom(kind) => kind.work(pages, root, rest),
         }

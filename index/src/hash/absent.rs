@@ -31,7 +31,8 @@ const WORDS_MIN: usize = 4;
 const OVERHEAD_BYTES: usize = 64;
 const SHARDS: usize = 16;
 
-/// Memory that the filters of all hash tables of a database, their lines and their guesses of frames, may take.
+/// Memory that the filters of all hash tables of a database, their lines and their guesses of frames, may take; and how much
+/// the rows in their fronts may.
 #[derive(Debug)]
 pub struct FilterMemory {
     bytes_max: usize,
@@ -41,6 +42,9 @@ pub struct FilterMemory {
     guesses_bytes: AtomicUsize,
     /// What lines take: a quarter at most.
     lines_bytes: AtomicUsize,
+    /// Rows that wait in fronts: in pages, apart from all the rest.
+    pub(super) fronts_bytes: AtomicUsize,
+    pub(super) fronts_bytes_max: usize,
 }
 
 impl FilterMemory {
@@ -51,7 +55,14 @@ impl FilterMemory {
             tables: AtomicUsize::new(0),
             guesses_bytes: AtomicUsize::new(0),
             lines_bytes: AtomicUsize::new(0),
+            fronts_bytes: AtomicUsize::new(0),
+            fronts_bytes_max: 0,
         }
+    }
+    /// Rows of so many bytes in all may wait in fronts, about: none, unless this is said.
+    #[must_use]
+    pub const fn with_fronts(self, fronts_bytes_max: usize) -> Self {
+        Self { fronts_bytes_max, ..self }
     }
     fn shard_bytes_max(&self) -> usize {
         let guesses_bytes = self.guesses_bytes.load(Ordering::Relaxed);

@@ -8,6 +8,8 @@
 //! The next k bits of a hash choose a word. A child whose *local depth* is l is named by the 2^(k-l) words that share
 //! the first l bits: a *run*. Bit 7 of a local says that the child is a branch, which then goes on behind these l bits.
 //! Some child has local depth k, or the branch would have fewer words. A branch is written once and never changed.
+//!
+//! One more word behind the 2^k names the table's *front*, if it has one (`front`): in its root only.
 
 use super::way::{LOWEST_LEVEL, bits_max};
 use crate::pages::ChildWord;
@@ -23,7 +25,13 @@ const BRANCH_BIT: u8 = 1 << 7;
 /// Bits that a branch with this many words takes.
 #[inline]
 pub(crate) fn bits_of(words: &[ChildWord]) -> u32 {
-    words.len().trailing_zeros()
+    words.len().ilog2()
+}
+
+/// The word that names the front, in a root that has one.
+#[inline]
+pub(crate) fn front_of(words: &[ChildWord]) -> Option<&ChildWord> {
+    if words.len().is_power_of_two() { None } else { words.last() }
 }
 
 /// How deep the children of a branch lie, to read: the locals of a body that [`check_branch`] has accepted, or that
@@ -91,12 +99,14 @@ pub(crate) enum Half {
 pub(crate) struct List {
     words: Vec<u64>,
     locals: Vec<u8>,
+    /// Names the front.
+    pub(crate) front: Option<u64>,
 }
 
 impl List {
     /// Two children.
     pub(crate) fn pair(children: [Child; 2]) -> Self {
-        let mut list = Self { words: vec![0; 2], locals: vec![1; 2] };
+        let mut list = Self { words: vec![0; 2], locals: vec![1; 2], front: None };
         for (slot, child) in children.into_iter().enumerate() {
             list.set(slot..slot + 1, child);
         }
@@ -104,14 +114,25 @@ impl List {
     }
     /// All of a branch.
     pub(crate) fn of(words: &[ChildWord], body: &[u8]) -> Self {
-        let words = words.iter().map(ChildWord::load).collect();
-        Self { words, locals: Locals::new(body).0.to_vec() }
+        let front = front_of(words).map(ChildWord::load);
+        let words = words[..1 << bits_of(words)].iter().map(ChildWord::load).collect();
+        Self { words, locals: Locals::new(body).0.to_vec(), front }
     }
     pub(crate) fn locals(&self) -> Locals<'_> {
         Locals(&self.locals)
     }
+    /// Words that name children.
     pub(crate) fn len(&self) -> usize {
         self.words.len()
+    }
+    /// All its words.
+    pub(crate) fn area(&self) -> usize {
+        self.words.len() + usize::from(self.front.is_some())
+    }
+    /// True if the largest branch in pages with this much content has room for one more word.
+    pub(crate) fn has_room_for_front(content_bytes: usize) -> bool {
+        let words = 1 << bits_max(content_bytes);
+        HEADER_BYTES + words * (LOCAL_BYTES + size_of::<u64>()) + size_of::<u64>() <= content_bytes
     }
     pub(crate) fn word(&self, slot: usize) -> u64 {
         self.words[slot]
@@ -155,7 +176,8 @@ impl List {
         let half = if upper { middle..self.words.len() } else { 0..middle };
         let words = self.words[half.clone()].to_vec();
         // The local depth of each is one at least, or the branch would have one child.
-        let mut list = Self { words, locals: self.locals[half].iter().map(|l| l - 1).collect() };
+        let locals = self.locals[half].iter().map(|local| local - 1).collect();
+        let mut list = Self { words, locals, front: None };
         list.halve();
         match list.words[..] {
             [word] => Half::Child(Child { word, is_branch: list.locals().is_branch(0) }),
@@ -173,7 +195,11 @@ impl List {
     }
     /// Fills a page.
     pub(crate) fn build(&self, (words, body): (&mut [u64], &mut [u8])) {
-        words.copy_from_slice(&self.words);
+        let (children, front) = words.split_at_mut(self.words.len());
+        children.copy_from_slice(&self.words);
+        if let (Some(word), Some(front)) = (front.first_mut(), self.front) {
+            *word = front;
+        }
         body[BITS_AT] = u8::try_from(self.locals().bits()).expect("bits of a branch");
         body[ZERO_AT..HEADER_BYTES].fill(0);
         body[HEADER_BYTES..HEADER_BYTES + self.locals.len()].copy_from_slice(&self.locals);
@@ -193,9 +219,12 @@ pub(crate) fn hole(body: &[u8]) -> Range<usize> {
 pub(crate) fn check_branch(level: u8, words: usize, body: &[u8]) -> Result<(), String> {
     let most = bits_max(words * 8 + body.len());
     let bits = body.first().copied().map_or(0, u32::from);
-    if level < LOWEST_LEVEL || !(1..=most).contains(&bits) || words != 1 << bits {
+    let children = 1_usize << bits.min(most);
+    let is_one_more = words == children + 1;
+    if level < LOWEST_LEVEL || !(1..=most).contains(&bits) || !(words == children || is_one_more) {
         return Err(format!("level {level}, {words} children, {bits} bits"));
     }
+    let words = children;
     if body.len() < HEADER_BYTES + words || body[ZERO_AT..HEADER_BYTES] != [0; 7] {
         return Err(format!("{} bytes with {words} children", body.len()));
     }

@@ -13,7 +13,8 @@
 //! every 256th tag is the same. A million rows, frames' first lines fetched ahead as the store does.)
 //! A slot is the offset of a record. Bit 15 of `value bytes` says that the value is a handle of 24 bytes. `used` is
 //! what all records take; none takes more than `longest`, unless that is 0. `bits` and `prefix` are the bucket's [`Place`],
-//! for checks.
+//! for checks. Bit 15 of `bits` says that the bucket belongs to the table's front; only there bit 14 of `value bytes` may be
+//! set: a tombstone, without bytes.
 //!
 //! Records lie in no order, but each as near as may be to its *home*, which follows from the mark alone (`layout`). So a
 //! get asks for the lines around the home before it has seen any of the page ([`around_home`]), and mostly finds its
@@ -43,6 +44,10 @@ const AROUND: usize = 32;
 pub(super) const SLOT_BYTES: usize = 2;
 pub(super) const RECORD_HEADER_BYTES: usize = 4;
 pub(super) const OVERFLOW_BIT: usize = 1 << 15;
+pub(super) const TOMBSTONE_BIT: usize = 1 << 14;
+pub(super) const FLAGS: usize = OVERFLOW_BIT | TOMBSTONE_BIT;
+/// In `bits`.
+pub(super) const FRONT_BIT: usize = 1 << 15;
 
 /// Homes are spread over a body behind this fraction of it, where marks and slots are, as a rule.
 const FRONT_SHARE: usize = 16;
@@ -111,9 +116,14 @@ impl<'a> Bucket<'a> {
         self.count
     }
     pub(crate) fn place(self) -> Place {
-        let bits = u32::try_from(u16_at(self.body, BITS_AT)).expect("16 bits");
+        let bits = u32::try_from(u16_at(self.body, BITS_AT) & !FRONT_BIT).expect("15 bits");
         let prefix = self.body[PREFIX_AT..].first_chunk().expect("inside the header");
-        Place { bits, prefix: u64::from_le_bytes(*prefix) }
+        Place { bits, prefix: u64::from_le_bytes(*prefix), front: self.is_front() }
+    }
+    /// True if it belongs to a front.
+    #[inline]
+    pub(crate) fn is_front(self) -> bool {
+        u16_at(self.body, BITS_AT) & FRONT_BIT != 0
     }
     #[inline]
     pub(super) fn marks(self) -> &'a [[u8; MARK_BYTES]] {
@@ -134,9 +144,12 @@ impl<'a> Bucket<'a> {
         let (head, rest) = record.split_first_chunk::<RECORD_HEADER_BYTES>().expect("checked");
         let (key_bytes, value_bytes) = (u16_at(head, 0), u16_at(head, 2));
         let (key, rest) = rest.split_at(key_bytes);
-        let value = match value_bytes & OVERFLOW_BIT {
+        let value = match value_bytes & FLAGS {
             0 => Value::Inline(&rest[..value_bytes]),
-            _ => Value::Overflow(*rest.first_chunk().expect("checked: a handle follows")),
+            OVERFLOW_BIT => {
+                Value::Overflow(*rest.first_chunk().expect("checked: a handle follows"))
+            }
+            _ => Value::Tombstone,
         };
         (key, value)
     }
@@ -153,7 +166,7 @@ impl<'a> Bucket<'a> {
     /// The bytes of row `i` in the heap.
     pub(super) fn record(self, i: usize) -> &'a [u8] {
         let at = self.slot(i);
-        let value_bytes = u16_at(self.body, at + 2) & !OVERFLOW_BIT;
+        let value_bytes = u16_at(self.body, at + 2) & !FLAGS;
         &self.body[at..at + RECORD_HEADER_BYTES + u16_at(self.body, at) + value_bytes]
     }
 
@@ -269,7 +282,7 @@ fn write_record(body: &mut [u8], at: usize, key: &[u8], value: &Value<'_>) {
     let (bytes, flag): (&[u8], usize) = match value {
         Value::Inline(value) => (value, 0),
         Value::Overflow(handle) => (handle, OVERFLOW_BIT),
-        Value::Tombstone => unreachable!("only kinds that write blindly keep tombstones"),
+        Value::Tombstone => (&[], TOMBSTONE_BIT),
     };
     set_u16(body, at, key.len());
     set_u16(body, at + 2, bytes.len() | flag);

@@ -1,7 +1,8 @@
 //! Checks a bucket that came from disk.
 
 use super::bucket::{
-    Bucket, COUNT_AT, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, front_bytes, mark_of,
+    Bucket, COUNT_AT, FLAGS, HEADER_BYTES, OVERFLOW_BIT, RECORD_HEADER_BYTES, TOMBSTONE_BIT,
+    front_bytes, mark_of,
 };
 use super::way::bits_max;
 use super::{Hasher, u16_at};
@@ -63,10 +64,12 @@ pub(crate) fn check_bucket(hash: Hasher, words: usize, body: &[u8]) -> Result<()
         let record = record.filter(|record| record.len() >= RECORD_HEADER_BYTES);
         let record = record.ok_or_else(|| format!("row {i} is not inside the bucket"))?;
         let (key_bytes, value) = (u16_at(record, 0), u16_at(record, 2));
-        let value_bytes = value & !OVERFLOW_BIT;
-        let value_fits = match value & OVERFLOW_BIT {
+        let value_bytes = value & !FLAGS;
+        let value_fits = match value & FLAGS {
             0 => value_bytes <= value_bytes_max,
-            _ => value_bytes == HANDLE_BYTES,
+            OVERFLOW_BIT => value_bytes == HANDLE_BYTES,
+            TOMBSTONE_BIT => value_bytes == 0 && place.front,
+            _ => false,
         };
         let bytes = RECORD_HEADER_BYTES + key_bytes + value_bytes;
         if bytes > record.len() || key_bytes > key_bytes_max || !value_fits {

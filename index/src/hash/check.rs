@@ -1,9 +1,10 @@
 //! A walk over a whole table that checks every page and how they hang together.
 
 use super::Hasher;
-use super::branch::{Locals, bits_of, check_branch};
+use super::branch::{Locals, bits_of, check_branch, front_of};
 use super::bucket::{Bucket, handles};
 use super::bucket_check::check_bucket;
+use super::front::{self, shown};
 use super::way::{Place, Route, Taken, ToKey, behind, bits_max};
 use crate::kind::{CheckStep, Checker, Handle};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
@@ -21,11 +22,13 @@ pub struct Check {
     next: Option<Vec<u16>>,
     /// What comes after the page that was last looked at.
     behind: Option<Vec<u16>>,
+    /// The table's buckets were all met, and now those of its front are.
+    in_front: bool,
 }
 
 impl Check {
     pub(crate) fn new(hash: Hasher, root: PageId) -> Self {
-        Self { hash, root, next: Some(Vec::new()), behind: None }
+        Self { hash, root, next: Some(Vec::new()), behind: None, in_front: false }
     }
 }
 
@@ -37,6 +40,10 @@ impl Checker for Check {
         view: View,
         visit: &mut dyn FnMut(Handle),
     ) -> Step<CheckStep> {
+        if self.next.is_none() && !self.in_front {
+            self.in_front = true;
+            self.next = Some(Vec::new());
+        }
         let Some(next) = self.next.clone() else { return Ok(CheckStep::Done) };
         self.behind = None;
         let wrong = |page: PageId, what: &str| Ok(CheckStep::Wrong(format!("{page:?}: {what}")));
@@ -45,6 +52,14 @@ impl Checker for Check {
         }
         let bits_max = bits_max(pages.content_bytes());
         let mut word = ChildWord::new(root.page(), ChildWord::hint_of(root.load()));
+        if self.in_front {
+            let Some(front) = front::word(pages, root, view)? else {
+                self.next = None;
+                return Ok(CheckStep::Done);
+            };
+            word = front;
+        }
+        let start = if self.in_front { Place::FRONT } else { Place::ROOT };
         let mut trail: Vec<Went> = Vec::new();
         // The level of the branch above, and whether it has a branch here.
         let mut above: Option<(u8, bool)> = None;
@@ -56,12 +71,13 @@ impl Checker for Check {
                     return wrong(page.id(), &what);
                 }
                 let bucket = Bucket::new(page.body());
-                if let Some(what) = wrong_in_bucket(self.hash, bucket, &trail) {
+                if let Some(what) = wrong_in_bucket(self.hash, bucket, start, &trail) {
                     return wrong(page.id(), &what);
                 }
                 handles(page.body(), visit);
                 self.next = self.behind.take();
-                return Ok(CheckStep::Page { rows: bucket.len() });
+                let rows = (0..bucket.len()).filter(|i| shown(bucket.row(*i).1).is_some());
+                return Ok(CheckStep::Page { rows: rows.count() });
             }
             if above.is_some_and(|(level, branch)| !branch || is_level == 0 || is_level >= level) {
                 return wrong(page.id(), &format!("level {is_level} below {above:?}"));
@@ -69,6 +85,9 @@ impl Checker for Check {
             let (words, body) = (page.words(), page.body());
             if let Err(what) = check_branch(is_level, words.len(), body) {
                 return wrong(page.id(), &what);
+            }
+            if front_of(words).is_some() && (self.in_front || above.is_some()) {
+                return wrong(page.id(), "a front that does not hang from the root");
             }
             let (bits, locals) = (bits_of(words), Locals::new(body));
             if let Some(slot) = split_run(words, locals) {
@@ -101,9 +120,14 @@ fn split_run(words: &[ChildWord], locals: Locals<'_>) -> Option<usize> {
     })
 }
 
-fn wrong_in_bucket(hash: Hasher, bucket: Bucket<'_>, trail: &[Went]) -> Option<String> {
+fn wrong_in_bucket(
+    hash: Hasher,
+    bucket: Bucket<'_>,
+    start: Place,
+    trail: &[Went],
+) -> Option<String> {
     let taken = trail.iter().map(|(slot, bits, local)| (slot >> (bits - local), *local));
-    let place = Place::along(taken);
+    let place = Place::along(start, taken);
     if bucket.place() != place {
         return Some(format!("{:?}, its parent says {place:?}", bucket.place()));
     }

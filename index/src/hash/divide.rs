@@ -83,9 +83,11 @@ pub(crate) fn divide<'a, P: TurnPages>(
             u8::MAX => return Ok(false),
             level => level + 1,
         };
-        (node.id(), List::pair(children), level)
+        let mut top = List::pair(children);
+        top.front = list.front;
+        (node.id(), top, level)
     };
-    let mut top = pages.replace(replaced, level, list.len())?;
+    let mut top = pages.replace(replaced, level, list.area())?;
     list.build(top.parts_mut());
     for page in new {
         table.filters.forget(page.id());

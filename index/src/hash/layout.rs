@@ -6,7 +6,7 @@
 //! [`CELL_BYTES`], as long as that leaves room.
 
 use super::bucket::{
-    BITS_AT, Bucket, COUNT_AT, HEADER_BYTES, LONGEST_AT, MARK_BYTES, OVERFLOW_BIT, PREFIX_AT,
+    BITS_AT, Bucket, COUNT_AT, FLAGS, FRONT_BIT, HEADER_BYTES, LONGEST_AT, MARK_BYTES, PREFIX_AT,
     RECORD_HEADER_BYTES, SLOT_BYTES, USED_AT, front_bytes, home, slots_at,
 };
 use super::gaps::{CELL_BYTES, find_gap};
@@ -103,7 +103,7 @@ fn build(
         set_u16(body, COUNT_AT, rows.len());
         set_u16(body, USED_AT, rows.iter().map(|row| row.bytes).sum());
         set_u16(body, LONGEST_AT, rows.iter().map(|row| row.bytes).max().unwrap_or(0));
-        set_u16(body, BITS_AT, place.bits as usize);
+        set_u16(body, BITS_AT, place.bits as usize | if place.front { FRONT_BIT } else { 0 });
         body[PREFIX_AT..HEADER_BYTES].copy_from_slice(&place.prefix.to_le_bytes());
         let slots = slots_at(rows.len());
         for (n, row) in rows.iter().enumerate() {
@@ -251,12 +251,13 @@ pub(crate) fn unfold(folded: &[u8], body: &mut [u8]) -> Result<(), String> {
     let prefix = u64::from_le_bytes(*numbers[4..].first_chunk().expect("eight bytes are left"));
     let (marks, rest) = rest.split_at_checked(count * MARK_BYTES).ok_or_else(short)?;
     let marks = marks.as_chunks::<MARK_BYTES>().0;
-    let rows = Rows::new(rest, count, !OVERFLOW_BIT & 0xffff)?;
+    let rows = Rows::new(rest, count, !FLAGS & 0xffff)?;
     let records_bytes = count * RECORD_HEADER_BYTES + rows.bytes();
     if front_bytes(count) + records_bytes > body.len().min(1 << 15) {
         return Err(format!("{count} rows do not fit a bucket of {} bytes", body.len()));
     }
-    let place = Place { bits: u32::try_from(bits).expect("16 bits"), prefix };
+    let front = bits & FRONT_BIT != 0;
+    let place = Place { bits: u32::try_from(bits & !FRONT_BIT).expect("15 bits"), prefix, front };
     let sizes = marks.iter().enumerate();
     let sizes = sizes.map(|(i, mark)| (*mark, RECORD_HEADER_BYTES + rows.row_bytes(i)));
     let mut records = rows.iter();

@@ -63,12 +63,16 @@ pub(crate) fn tidy<P: TurnPages>(
     list.set(start..start + 2 * run.len(), Child::bucket(word));
     list.halve();
     let alone = list.len() == 1;
+    if alone && list.front.is_some() {
+        // A front hangs from a branch. It goes first, once it is empty.
+        return Ok(false);
+    }
     for changed in [page.id(), other.id(), node.id()] {
         table.filters.forget(changed);
     }
     let new = match path.nodes.len().checked_sub(2).map(|above| &path.nodes[above]) {
         _ if !alone => {
-            let mut new = pages.replace(node.id(), list.level(node.level()), list.len())?;
+            let mut new = pages.replace(node.id(), list.level(node.level()), list.area())?;
             list.build(new.parts_mut());
             new
         }
@@ -83,7 +87,7 @@ pub(crate) fn tidy<P: TurnPages>(
         Some((above, slot)) => {
             let mut list = List::of(above.words(), above.body());
             list.set(list.locals().run(*slot), Child::bucket(word));
-            let mut new = pages.replace(above.id(), list.level(above.level()), list.len())?;
+            let mut new = pages.replace(above.id(), list.level(above.level()), list.area())?;
             list.build(new.parts_mut());
             new
         }

@@ -22,6 +22,9 @@
 //! | `guess` | which frame a bucket is in |
 //! | `absent` | what is known of buckets that are not in memory |
 //! | `lines` | which keys have no row, without a look at any bucket |
+//! | `front` | rows that wait for buckets which are not in memory |
+//! | `wait` | writes to the front |
+//! | `work` | moving rows from the front into their buckets |
 //! | `write` | one key, or all keys of one bucket, made ready in the turn and then applied |
 //! | `split`, `divide`, `merge`, `range` | changes over several pages |
 //! | `cursor` | bucket by bucket |
@@ -44,12 +47,13 @@
 //! The trie instead of one directory is ours, so that no change is larger than a few pages.
 
 mod absent;
-mod branch;
+pub(crate) mod branch;
 pub(crate) mod bucket;
 pub(crate) mod bucket_check;
 mod check;
 mod cursor;
 mod divide;
+mod front;
 mod gaps;
 mod guess;
 mod layout;
@@ -60,7 +64,9 @@ mod read;
 mod split;
 #[cfg(test)]
 mod tests;
+mod wait;
 pub(crate) mod way;
+mod work;
 mod write;
 
 pub use absent::FilterMemory;
@@ -70,12 +76,15 @@ pub use range::Everything;
 pub use write::{Group, Prepared};
 
 use crate::fold::Fold;
-use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value};
-use crate::pages::{ChildWord, PageRead, PageWrite, Pages, Step, TurnPages, View};
+use crate::kind::{Direction, GroupWrites, Handle, Kind, Look, Value, Work};
+use crate::pages::{
+    BuildPages, ChildWord, PageRead, PageWrite, Pages, Step, Stop, TurnPages, View,
+};
 use absent::Filters;
 use bucket::{Bucket, mark_of};
 use esker_base::sync::Arc;
 use esker_base::{CommitNo, PageId};
+use front::{Front, shown};
 use guess::Guesses;
 use lines::Lines;
 use read::Seen;
@@ -112,6 +121,14 @@ impl Hasher {
     }
 }
 
+/// What became of a look into the front.
+enum Got<T, F> {
+    /// The key waits there.
+    Waits(T),
+    /// It does not: whom to tell what its bucket has.
+    Not(F),
+}
+
 /// A hash table: keys in no order, one page read for a row.
 #[derive(Debug)]
 pub struct Hash {
@@ -119,6 +136,7 @@ pub struct Hash {
     filters: Filters,
     guesses: Guesses,
     lines: Lines,
+    front: Front,
 }
 
 impl Default for Hash {
@@ -150,7 +168,8 @@ impl Hash {
         };
         let guesses = Guesses::new(Arc::clone(&memory));
         let lines = Lines::new(Arc::clone(&memory));
-        Self { hasher, filters: Filters::new(memory), guesses, lines }
+        let front = Front::new(Arc::clone(&memory));
+        Self { hasher, filters: Filters::new(memory), guesses, lines, front }
     }
 
     /// A row whose key has this hash is about to be put into a bucket that is latched.
@@ -162,6 +181,70 @@ impl Hash {
     /// The table is gone: gives its share of the memory for filters to others.
     pub fn retire(&self) {
         self.filters.retire();
+        self.front.retire();
+    }
+
+    /// True if there may be background work.
+    pub fn has_work(&self) -> bool {
+        self.front.may_exist()
+    }
+
+    fn to_key<'k>(&self, key: &'k [u8], first: u64) -> ToKey<'k> {
+        ToKey::hashed(self.hasher, key, first)
+    }
+
+    /// Calls `f` if the key waits in the front.
+    #[cold]
+    fn get_waiting<P: Pages, T, F: FnOnce(Option<Value<'_>>, CommitNo) -> T>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        view: View,
+        (key, first): (&[u8], u64),
+        f: F,
+    ) -> Step<Got<T, F>> {
+        self.front.see(pages, root)?;
+        if !self.front.may_wait(first, view) {
+            return Ok(Got::Not(f));
+        }
+        let mut f = Some(f);
+        let found = front::look(pages, root, view, self.to_key(key, first), |page, _| {
+            let bucket = Bucket::new(page.body());
+            let i = bucket.find(mark_of(first), key)?;
+            f.take().map(|f| f(shown(bucket.row(i).1), page.changed_at()))
+        })?;
+        Ok(match (found.flatten(), f) {
+            (Some(result), _) => Got::Waits(result),
+            (None, f) => Got::Not(f.expect("nobody has called it")),
+        })
+    }
+
+    /// The front's page that a write goes to, or a get looks at first, whose bucket `word` names; `None` if it goes to the bucket.
+    fn front_page_of<P: Pages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        (key, first): (&[u8], u64),
+        look: Look,
+        word: &ChildWord,
+    ) -> Step<Option<PageId>> {
+        let waits = self.front.may_wait(first, View::Current)
+            && matches!(
+                self.get_waiting(pages, root, View::Current, (key, first), |_, _| ())?,
+                Got::Waits(())
+            );
+        let comes_to_wait = || {
+            look == Look::Blind
+                && self.front.has_room()
+                && word.page() != root.page()
+                && matches!(pages.read(word, View::Current), Err(Stop::Missing(_)))
+        };
+        if !waits && !comes_to_wait() {
+            return Ok(None);
+        }
+        let Some(front) = front::word(pages, root, View::Current)? else { return Ok(None) };
+        let path = read::Path::down(pages, &front, View::Current, self.to_key(key, first))?;
+        Ok(Some(path.bucket_word().page()))
     }
 
     /// As `default`, but only the bits of `mask` tell keys apart.
@@ -223,6 +306,14 @@ impl Kind for Hash {
             View::Current => true,
             View::Cut(cut) => *since <= cut,
         };
+        let f = if self.front.may_wait(first, view) {
+            match self.get_waiting(pages, root, view, (key, first), f)? {
+                Got::Waits(result) => return Ok(result),
+                Got::Not(f) => f,
+            }
+        } else {
+            f
+        };
         let start = self.lines.now();
         if let Some(since) = self.lines.absent_since(first).filter(holds) {
             return Ok(f(None, since));
@@ -250,25 +341,43 @@ impl Kind for Hash {
                     self.lines.was_absent(start, (self.hasher, first), (bucket, at));
                 }
             }
-            let value = found.map(|i| bucket.row(i).1);
+            let value = found.and_then(|i| shown(bucket.row(i).1));
             f(value, page.changed_at())
         })
     }
-    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], _look: Look) -> Step<()> {
+    fn warm<P: Pages>(&self, pages: &P, root: &ChildWord, key: &[u8], look: Look) -> Step<()> {
         let first = self.hasher.hash(key, 0);
+        if self.front.may_wait(first, View::Current)
+            && let Got::Waits(()) =
+                self.get_waiting(pages, root, View::Current, (key, first), |_, _| ())?
+        {
+            return Ok(());
+        }
         let route = ToKey::guessed(self, pages, key, first);
         let want = |page| {
             self.filters.want(page);
             None
         };
         // Whatever is known: a write needs the bucket.
-        read::visit_or_know(pages, root, View::Current, route, want, |seen| {
+        let seen = read::visit_or_know(pages, root, View::Current, route, want, |seen| {
             let Seen::Bucket(page, _) = seen else { return };
             let bucket = Bucket::new(page.body());
             let found = bucket.find_asking(mark_of(first), key, |record| page.prefetch(record));
             self.filters.was_read(page.id(), bucket, page.changed_at(), found.is_some());
             std::hint::black_box(found.map(|i| bucket.row(i).1));
-        })
+        });
+        match seen {
+            Err(Stop::Missing(page))
+                if look == Look::Blind
+                    && self.front.has_room()
+                    && wait::is_bucket(self, pages, root, (key, first), page)? =>
+            {
+                // The row will wait.
+                front::look(pages, root, View::Current, self.to_key(key, first), |_, _| ())
+                    .map(|_| ())
+            }
+            seen => seen,
+        }
     }
     #[inline]
     fn ask_ahead<P: Pages>(&self, pages: &P, key: &[u8]) -> bool {
@@ -292,9 +401,14 @@ impl Kind for Hash {
         let word = path.bucket_word();
         if look == Look::Existing && view == View::Current {
             let known = self.filters.absent_since(word.page(), mark_of(first));
-            if known.is_some() {
+            if known.is_some() && !self.front.may_wait(first, view) {
                 return Ok(None);
             }
+        }
+        if view == View::Current
+            && let Some(front) = self.front_page_of(pages, root, (key, first), look, &word)?
+        {
+            return Ok(Some(front));
         }
         way::ask_for_record(pages, &word, first);
         Ok(Some(word.page()))
@@ -307,9 +421,9 @@ impl Kind for Hash {
         root: &'a ChildWord,
         key: &'a [u8],
         new: Option<&Value<'_>>,
-        _look: Look,
+        look: Look,
     ) -> Step<Prepared<'a, P>> {
-        write::prepare(self, pages, root, key, new)
+        write::prepare(self, pages, root, key, new, look)
     }
 
     type Group<'a, P: TurnPages + 'a> = Group<'a, P>;
@@ -342,11 +456,39 @@ impl Kind for Hash {
     fn cursor(&self, low: &[u8], high: Option<&[u8]>, direction: Direction) -> HashCursor {
         let everything = low.is_empty() && high.is_none() && direction == Direction::Forward;
         assert!(everything, "a table without order has no ranges");
-        HashCursor::new()
+        HashCursor::new(self.hasher)
     }
 
     type Check = Check;
     fn check(&self, root: PageId) -> Check {
         Check::new(self.hasher, root)
+    }
+
+    fn debt_bytes(&self) -> u64 {
+        self.front.debt_bytes()
+    }
+    fn debt_bytes_max(&self) -> u64 {
+        self.front.debt_bytes_max()
+    }
+    fn work_bytes(&self) -> u64 {
+        self.front.work_bytes()
+    }
+    fn work<P: BuildPages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Work> {
+        work::work(self, pages, root, rest)
+    }
+    fn upcoming_work<P: Pages>(&self, _pages: &P, out: &mut Vec<PageId>) -> Step<()> {
+        work::upcoming(self, out);
+        Ok(())
+    }
+    fn finish_work<P: TurnPages>(
+        &self,
+        pages: &P,
+        root: &ChildWord,
+        replaced: &mut dyn FnMut(Handle),
+    ) -> Step<i64> {
+        work::finish(self, pages, root, replaced)
+    }
+    fn abandon_work(&self) {
+        *self.front.job.lock() = work::Job::default();
     }
 }

@@ -1,7 +1,7 @@
 //! Deleting everything: the only range of a table without order.
 
 use super::Hash;
-use super::branch::Locals;
+use super::branch::{Locals, front_of};
 use super::bucket::{self, Bucket};
 use super::read::Path;
 use super::way::{Along, Place};
@@ -48,7 +48,8 @@ pub(crate) fn prepare<'a, P: TurnPages>(
         let level = if locals.is_branch(slot) { top.level() - 1 } else { 0 };
         (top.words()[slot].load(), level)
     };
-    let trees = locals.children_from(0).map(tree).collect();
+    let front = front_of(top.words()).map(|word| (word.load(), 1));
+    let trees = locals.children_from(0).map(tree).chain(front).collect();
     Ok(Everything { table, pages, what: What::Trees(new, trees) })
 }
 
@@ -67,6 +68,7 @@ impl<P: TurnPages> PreparedRange for Everything<'_, P> {
             What::Trees(new, trees) => {
                 self.pages.publish(new);
                 self.table.lines.was_cleared();
+                self.table.front.was_cleared();
                 for (word, level) in trees {
                     self.pages.free_tree(word, level);
                 }

@@ -90,7 +90,7 @@ pub(crate) fn split<'a, P: TurnPages>(
     } else {
         list.split(slot, [left_child, right_child]);
     }
-    let mut new = pages.replace(node.id(), level, list.len())?;
+    let mut new = pages.replace(node.id(), level, list.area())?;
     list.build(new.parts_mut());
     table.filters.forget(right.id());
     pages.publish(right);

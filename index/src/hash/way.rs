@@ -177,6 +177,32 @@ impl Route for Along<'_> {
     }
 }
 
+/// To the first bucket with this hash, or where it would be.
+#[derive(Debug)]
+pub(crate) struct ToHash<'d> {
+    rest: u64,
+    bits_max: u32,
+    /// The branches that it went down to.
+    trail: &'d RefCell<Vec<Taken>>,
+}
+
+impl<'d> ToHash<'d> {
+    pub(crate) fn new(first: u64, content_bytes: usize, trail: &'d RefCell<Vec<Taken>>) -> Self {
+        trail.borrow_mut().clear();
+        Self { rest: first, bits_max: bits_max(content_bytes), trail }
+    }
+}
+
+impl Route for ToHash<'_> {
+    fn slot(&self, bits: u32) -> usize {
+        usize::try_from(self.rest >> (ROUND_BITS - bits)).expect("a few bits")
+    }
+    fn go_down(&mut self, slot: usize, bits: u32, local: u32) {
+        self.rest = self.rest.checked_shl(local).unwrap_or(0);
+        self.trail.borrow_mut().push(Taken::new(slot, bits, local, self.bits_max));
+    }
+}
+
 /// The place behind `last`, which was taken in the branch that `trail` leads to; `None` if nothing comes after it.
 pub(crate) fn behind(trail: &[Taken], last: Taken, bits_max: u32) -> Option<Vec<u16>> {
     let mut above = trail.len();
@@ -200,21 +226,25 @@ pub(crate) struct Place {
     pub(crate) bits: u32,
     /// Those of the last round, at the top; zero below.
     pub(crate) prefix: u64,
+    /// In the table's front.
+    pub(crate) front: bool,
 }
 
 impl Place {
     /// Everywhere.
-    pub(crate) const ROOT: Self = Self { bits: 0, prefix: 0 };
+    pub(crate) const ROOT: Self = Self { bits: 0, prefix: 0, front: false };
+    /// Everywhere, in a front.
+    pub(crate) const FRONT: Self = Self { front: true, ..Self::ROOT };
 
     /// The place that `bits` bits lead to on the way of a key.
     pub(crate) fn of(hash: Hasher, key: &[u8], bits: u32) -> Self {
-        let place = Self { bits, prefix: 0 };
+        let place = Self { bits, ..Self::ROOT };
         let prefix = hash.hash(key, place.round()) & top(place.bits_in_round());
-        Self { bits, prefix }
+        Self { prefix, ..place }
     }
-    /// The place that children lead to: what each branch took, and how many bits that was.
-    pub(crate) fn along(trail: impl Iterator<Item = (usize, u32)>) -> Self {
-        let mut place = Self::ROOT;
+    /// The place that children lead to from `root`: what each branch took, and how many bits that was.
+    pub(crate) fn along(root: Self, trail: impl Iterator<Item = (usize, u32)>) -> Self {
+        let mut place = root;
         for (digit, bits) in trail {
             for bit in (0..bits).rev() {
                 if place.bits.is_multiple_of(ROUND_BITS) {
@@ -242,6 +272,10 @@ impl Place {
     pub(crate) fn is_ranked(self) -> bool {
         self.bits <= ROUND_BITS
     }
+    /// The last hash of the first round that leads there, if it [is ranked](Self::is_ranked).
+    pub(crate) fn last_hash(self) -> u64 {
+        self.prefix | u64::MAX.checked_shr(self.bits).unwrap_or(0)
+    }
     /// True if nothing is set below the prefix.
     pub(crate) fn is_clean(self) -> bool {
         self.prefix & !top(self.bits_in_round()) == 0
@@ -253,7 +287,7 @@ impl Place {
     }
     /// The two places that one more bit makes of it; `key` lies there.
     pub(crate) fn halves(self, hash: Hasher, key: &[u8]) -> [Self; 2] {
-        let of = Self::of(hash, key, self.bits + 1);
+        let of = Self { front: self.front, ..Self::of(hash, key, self.bits + 1) };
         let last = 1u64 << (ROUND_BITS - of.bits_in_round());
         [Self { prefix: of.prefix & !last, ..of }, Self { prefix: of.prefix | last, ..of }]
     }

@@ -2,12 +2,16 @@
 
 use super::branch::bits_of;
 use super::bucket::{self, Bucket, Growth, mark_of};
+use super::front::{check_is_front, shown};
 use super::read::{Path, branch_at, check_level, corrupt};
 use super::split::split;
+use super::wait;
 use super::way::{Place, Route, ToKey};
 use super::{Hash, Hasher};
-use crate::kind::{Existing, GroupWrite, GroupWrites, Handle, PreparedGroup, PreparedWrite, Value};
-use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, TurnPages, View};
+use crate::kind::{
+    Existing, GroupWrite, GroupWrites, Handle, Look, PreparedGroup, PreparedWrite, Value,
+};
+use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 use esker_base::PageId;
 
 /// Makes an empty table and returns its root.
@@ -20,7 +24,7 @@ pub(crate) fn create<P: TurnPages>(pages: &P) -> Step<PageId> {
 }
 
 /// Latches the bucket that `route` leads to.
-fn latch<'a, P: TurnPages>(
+pub(super) fn latch<'a, P: TurnPages>(
     pages: &'a P,
     word: &ChildWord,
     mut route: impl Route,
@@ -52,7 +56,28 @@ pub struct Prepared<'a, P: TurnPages + 'a> {
     key: &'a [u8],
     first: u64,
     at: Option<usize>,
+    /// It goes into the front.
+    waits: bool,
     deleted: bool,
+}
+
+impl<'a, P: TurnPages> Prepared<'a, P> {
+    /// A write to the front, whose bucket this is.
+    pub(super) fn waiting(
+        table: &'a Hash,
+        bucket: P::Write<'a>,
+        (key, first): (&'a [u8], u64),
+        at: Option<usize>,
+    ) -> Self {
+        Self { table, bucket, key, first, at, waits: true, deleted: false }
+    }
+    #[cold]
+    fn wait(&mut self, value: Value<'_>) -> i64 {
+        let key = (self.key, self.first);
+        let (at, rows) = wait::put(self.table, &mut self.bucket, key, self.at, value);
+        self.at = Some(at);
+        rows
+    }
 }
 
 impl<P: TurnPages> std::fmt::Debug for Prepared<'_, P> {
@@ -68,12 +93,25 @@ pub(crate) fn prepare<'a, P: TurnPages>(
     root: &ChildWord,
     key: &'a [u8],
     new: Option<&Value<'_>>,
+    look: Look,
 ) -> Step<Prepared<'a, P>> {
     let hash = table.hasher;
     let first = hash.hash(key, 0);
     let mark = mark_of(first);
+    if table.front.may_wait(first, View::Current)
+        && let Some(waiting) = wait::prepare_waiting(table, pages, root, (key, first), new)?
+    {
+        return Ok(waiting);
+    }
     loop {
-        let page = latch(pages, root, ToKey::guessed(table, pages, key, first), None)?;
+        let page = match latch(pages, root, ToKey::guessed(table, pages, key, first), None) {
+            Err(Stop::Missing(page)) if look == Look::Blind => {
+                let away = wait::prepare_away(table, pages, root, (key, first), new, page)?;
+                return away.ok_or(Stop::Missing(page));
+            }
+            latched => latched?,
+        };
+        check_is_front(&page, false)?;
         let bucket = Bucket::new(page.body());
         let at = bucket.find_asking(mark, key, |record| page.prefetch(record));
         let mut growth = Growth::default();
@@ -81,7 +119,8 @@ pub(crate) fn prepare<'a, P: TurnPages>(
             growth.put(bucket, at, key, value);
         }
         if bucket.has_room(growth) {
-            return Ok(Prepared { table, bucket: page, key, first, at, deleted: false });
+            let (bucket, waits, deleted) = (page, false, false);
+            return Ok(Prepared { table, bucket, key, first, at, waits, deleted });
         }
         split(table, pages, root, page, key)?;
     }
@@ -90,11 +129,18 @@ pub(crate) fn prepare<'a, P: TurnPages>(
 impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
     fn existing(&self) -> Existing<'_> {
         match self.at {
-            Some(i) => Existing::Present(Bucket::new(self.bucket.body()).row(i).1),
+            Some(i) => {
+                let value = shown(Bucket::new(self.bucket.body()).row(i).1);
+                value.map_or(Existing::Absent, Existing::Present)
+            }
+            None if self.waits => Existing::Unknown,
             None => Existing::Absent,
         }
     }
     fn put(&mut self, value: Value<'_>) -> i64 {
+        if self.waits {
+            return self.wait(value);
+        }
         let mark = mark_of(self.first);
         if self.at.is_none() {
             self.table.will_put(&mut self.bucket, self.first);
@@ -108,6 +154,9 @@ impl<P: TurnPages> PreparedWrite for Prepared<'_, P> {
         1
     }
     fn delete(&mut self) -> i64 {
+        if self.waits {
+            return self.wait(Value::Tombstone);
+        }
         let Some(i) = self.at.take() else { return 0 };
         bucket::remove(self.bucket.body_mut(), i);
         self.deleted = true;
@@ -137,7 +186,21 @@ pub struct Group<'a, P: TurnPages + 'a> {
     /// For each write the bucket it goes to, if there are several.
     targets: Vec<usize>,
     len: usize,
+    /// It goes into the front.
+    waits: bool,
     deleted: bool,
+}
+
+impl<'a, P: TurnPages> Group<'a, P> {
+    /// So many writes to one bucket.
+    pub(super) fn of(table: &'a Hash, bucket: P::Write<'a>, len: usize) -> Self {
+        let (others, targets) = (Vec::new(), Vec::new());
+        Self { table, bucket, others, targets, len, waits: false, deleted: false }
+    }
+    /// Writes to the front, whose buckets these are.
+    pub(super) fn waiting(self) -> Self {
+        Self { waits: true, ..self }
+    }
 }
 
 impl<P: TurnPages> std::fmt::Debug for Group<'_, P> {
@@ -159,26 +222,40 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
     let hash = table.hasher;
     let key = writes.get(0).key;
     let first = hash.hash(key, 0);
+    table.front.see(pages, root)?;
     loop {
-        let page = latch(pages, root, ToKey::guessed(table, pages, key, first), None)?;
+        let page = match latch(pages, root, ToKey::guessed(table, pages, key, first), None) {
+            Err(Stop::Missing(page)) => {
+                let away = wait::prepare_group_away(table, pages, root, writes, page)?;
+                return away.ok_or(Stop::Missing(page));
+            }
+            latched => latched?,
+        };
+        check_is_front(&page, false)?;
         let bucket = Bucket::new(page.body());
         let place = bucket.place();
+        let is_inside =
+            |other| if place.is_ranked() { place.covers(other) } else { other == first };
+        if table.front.may_have_rows() && wait::any_waits(table, pages, root, writes, is_inside)? {
+            drop(page);
+            if let Some(group) = wait::prepare_group_waiting(table, pages, root, writes)? {
+                return Ok(group);
+            }
+            return Err(Stop::Moved);
+        }
         if !place.is_ranked() {
             drop(page);
             return prepare_deep_group(table, pages, root, writes, first);
         }
         match fitting(hash, bucket, writes, |first| place.covers(first)) {
             0 => split(table, pages, root, page, key)?,
-            len => {
-                let (others, targets) = (Vec::new(), Vec::new());
-                return Ok(Group { table, bucket: page, others, targets, len, deleted: false });
-            }
+            len => return Ok(Group::of(table, page, len)),
         }
     }
 }
 
 /// How many writes, from the first one on, are `inside`, if there is room for all of them; else 0.
-fn fitting(
+pub(super) fn fitting(
     hash: Hasher,
     bucket: Bucket<'_>,
     writes: &dyn GroupWrites,
@@ -203,7 +280,7 @@ fn fitting(
 }
 
 /// All writes whose keys have the first round in common, with the buckets of all of them.
-fn prepare_deep_group<'a, P: TurnPages>(
+pub(super) fn prepare_deep_group<'a, P: TurnPages>(
     table: &'a Hash,
     pages: &'a P,
     root: &ChildWord,
@@ -239,7 +316,7 @@ fn prepare_deep_group<'a, P: TurnPages>(
         }
         let len = targets.len();
         let bucket = buckets.remove(0);
-        return Ok(Group { table, bucket, others: buckets, targets, len, deleted: false });
+        return Ok(Group { others: buckets, targets, ..Group::of(table, bucket, len) });
     }
 }
 
@@ -255,6 +332,10 @@ impl<P: TurnPages> PreparedGroup for Group<'_, P> {
                 None | Some(0) => &mut self.bucket,
                 Some(other) => &mut self.others[other - 1],
             };
+            if self.waits {
+                rows += wait::put_of_group(self.table, page, writes.get(i), replaced);
+                continue;
+            }
             let first = self.table.hasher.hash(key, 0);
             let mark = mark_of(first);
             let bucket = Bucket::new(page.body());

@@ -1,4 +1,5 @@
-//! Taking a hash table apart: as a B-tree, with hashes for keys.
+//! Taking a hash table apart: as a B-tree, with hashes for keys. Rows of its front come before those of its buckets, which are
+//! older.
 
 use super::{Holder, Outcome, Seen, assign, put};
 use crate::catalog::Index;
@@ -9,10 +10,10 @@ use crate::repair::source::Images;
 use crate::repair::target::Target;
 use esker_base::{CommitNo, DatabaseId, PageId, Result, TableId};
 use esker_index::hash::Hash;
-use esker_index::kind::Kind;
+use esker_index::kind::{Kind, Value};
 use esker_index::pages::PageRead;
 use esker_index::run::RangeSet;
-use esker_index::salvage::BucketPage;
+use esker_index::salvage::{BucketPage, names_front};
 use std::collections::BTreeSet;
 
 /// The hash of a table, as [`AnyKind::of`] makes it.
@@ -48,10 +49,17 @@ pub(in crate::repair) fn hash(
     let mut holders = Vec::new();
     // Where hashes agree in all bits of a round, several buckets share what is one place here.
     let mut deep: Vec<(CommitNo, u64, PageId)> = Vec::new();
+    // The same of the front.
+    let (mut front_holders, mut front_deep) = (Vec::new(), Vec::new());
     for seen in pages.iter().filter(|seen| seen.level == 0) {
         let Some(page) = images.page(seen.page)? else { continue };
         let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
             continue;
+        };
+        let (deep, holders) = if bucket.is_front() {
+            (&mut front_deep, &mut front_holders)
+        } else {
+            (&mut deep, &mut holders)
         };
         let Some(ranks) = bucket.ranks() else {
             deep.push((seen.changed_at, seen.number, seen.page));
@@ -63,6 +71,16 @@ pub(in crate::repair) fn hash(
     }
     let (parts, mut lost) = assign(holders);
     let mut outcome = Outcome::default();
+    let is_named = names_a_front(images, pages)?;
+    let has_front = !front_holders.is_empty() || !front_deep.is_empty();
+    let (front_parts, front_lost) = assign(front_holders);
+    if is_named != has_front || (is_named && front_deep.is_empty() && !front_lost.is_empty()) {
+        // Some of what waited is gone, or it is not said whether it still did.
+        outcome.stale.push(KeySpan::ALL);
+        if is_named {
+            outcome.lost.push(KeySpan::ALL);
+        }
+    }
     let mut rows_of = |page: PageId, wants: &mut dyn FnMut(&[u8]) -> bool| -> Result<()> {
         let Some(page) = images.page(page)? else { return Ok(()) };
         let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
@@ -70,12 +88,22 @@ pub(in crate::repair) fn hash(
         };
         for i in 0..bucket.len() {
             let (key, value) = bucket.row(i);
-            if wants(key) {
+            if wants(key) && value != Value::Tombstone {
                 put(images, table, key, value, target, &mut outcome)?;
             }
         }
         Ok(())
     };
+    let mut waited: BTreeSet<Vec<u8>> = BTreeSet::new();
+    front_deep.sort_unstable_by(|a, b| b.cmp(a));
+    for (.., page) in front_deep {
+        rows_of(page, &mut |key| waited.insert(key.to_vec()))?;
+    }
+    for (span, page) in front_parts {
+        rows_of(page, &mut |key| {
+            span.contains(&rank_key(hash.rank(key))) && waited.insert(key.to_vec())
+        })?;
+    }
     deep.sort_unstable_by(|a, b| b.cmp(a));
     let mut met: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut filled = RangeSet::default();
@@ -85,11 +113,13 @@ pub(in crate::repair) fn hash(
             let is_free = lost.iter().any(|span| span.contains(&rank_key(rank)));
             let (low, high) = rank_span((rank & !0xffff_ffff, rank | 0xffff_ffff));
             filled.insert(&low, high.as_deref());
-            is_free && met.insert(key.to_vec())
+            is_free && !waited.contains(key) && met.insert(key.to_vec())
         })?;
     }
     for (span, page) in parts {
-        rows_of(page, &mut |key| span.contains(&rank_key(hash.rank(key))))?;
+        rows_of(page, &mut |key| {
+            !waited.contains(key) && span.contains(&rank_key(hash.rank(key)))
+        })?;
     }
     // What is left of the surroundings of deep buckets is nothing that could be told apart here.
     lost.retain(|span| !filled.covers(&span.low));
@@ -98,6 +128,17 @@ pub(in crate::repair) fn hash(
         outcome.lost.push(KeySpan::ALL);
     }
     Ok(outcome)
+}
+
+/// Whether one of the pages, the root, says that the table has a front.
+fn names_a_front(images: &Images<'_>, pages: &[Seen]) -> Result<bool> {
+    for seen in pages.iter().filter(|seen| seen.level > 0) {
+        let Some(page) = images.page(seen.page)? else { continue };
+        if names_front(page.level(), page.words(), page.body()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The share of all hashes that a span holds.

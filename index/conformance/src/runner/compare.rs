@@ -57,7 +57,7 @@ impl Runner<'_> {
 
 /// True if the kind may write without looking: then rows are counted about.
 pub(super) fn writes_blindly(table: &Table) -> bool {
-    matches!(table.kind(), Index::Fractal | Index::Custom(_))
+    matches!(table.kind(), Index::Hash | Index::Fractal | Index::Custom(_))
 }
 
 /// All rows of a table without order, compared with what is wanted.

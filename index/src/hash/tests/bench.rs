@@ -3,7 +3,7 @@
 use super::super::*;
 use crate::kind::{
     CheckStep, Checker, Cursor, Existing, GroupWrite, HANDLE_BYTES, PreparedGroup, PreparedRange,
-    PreparedWrite, max_inline_value_bytes, max_key_bytes,
+    PreparedWrite, Work, max_inline_value_bytes, max_key_bytes,
 };
 use crate::mock::Mock;
 use crate::pages::Stop;
@@ -53,7 +53,7 @@ impl Owned {
 }
 
 /// The writes that are still to be prepared or applied.
-pub(super) struct Rest<'w>(&'w [GroupWrite<'w>]);
+pub(super) struct Rest<'w>(pub(super) &'w [GroupWrite<'w>]);
 
 impl GroupWrites for Rest<'_> {
     fn len(&self) -> usize {
@@ -75,13 +75,23 @@ pub(super) struct Bench {
     pub(super) random: Random,
     pub(super) keys: usize,
     pub(super) rows: i64,
+    /// Large values that the table refers to.
+    pub(super) large: i64,
+    /// Writes that went into the front.
+    pub(super) waited: usize,
+    /// A key, and what it has held lately.
+    pub(super) watched: Vec<u8>,
+    pub(super) seen: Vec<Option<Owned>>,
 }
 
 impl Bench {
     pub(super) fn new(mut hash: Hash, content_bytes: usize, keys: usize, seed: u64) -> Self {
         // Filters for all buckets, or for some.
         let memory = if seed.is_multiple_of(2) { 1 << 20 } else { 1 << 14 };
-        let memory = Arc::new(FilterMemory::new(memory));
+        // No front, a small one, or one that is never full.
+        let front = [1 << 30, 20 * content_bytes, 0][usize::try_from(seed % 3).unwrap()];
+        let memory = Arc::new(FilterMemory::new(memory).with_fronts(front));
+        hash.front = Front::new(Arc::clone(&memory));
         hash.guesses = Guesses::new(Arc::clone(&memory));
         hash.lines = Lines::new(Arc::clone(&memory));
         hash.filters = Filters::new(memory);
@@ -89,7 +99,10 @@ impl Bench {
         let mock = Mock::new(content_bytes);
         let root = mock.settle(|| hash.create(&mock));
         let root = ChildWord::new(root, ChildWord::NO_HINT);
-        Self { hash, mock, root, model: Model::new(), random: Random(seed), keys, rows: 0 }
+        let (model, random) = (Model::new(), Random(seed));
+        let (watched, seen) = (Vec::new(), Vec::new());
+        let (rows, large, waited) = (0, 0, 0);
+        Self { hash, mock, root, model, random, keys, rows, large, waited, watched, seen }
     }
 
     pub(super) fn key(&mut self) -> Vec<u8> {
@@ -124,22 +137,30 @@ impl Bench {
         self.mock.begin();
         let (hash, mock, root) = (&self.hash, &self.mock, &self.root);
         let value = new.map(Owned::lend);
-        let look = Look::Existing;
+        let look = if self.random.one_in(2) { Look::Existing } else { Look::Blind };
+        if self.random.one_in(2) {
+            mock.settle(|| hash.warm(mock, root, key, look));
+        }
         let mut prepared = mock.settle(|| hash.prepare(mock, root, key, value.as_ref(), look));
         let old = self.model.get(key);
         let shown = match prepared.existing() {
-            Existing::Present(value) => Some(Owned::of(value)),
-            other => {
-                assert_eq!(other, Existing::Absent);
+            Existing::Present(value) => Some(Some(Owned::of(value))),
+            Existing::Absent => Some(None),
+            Existing::Unknown => {
+                assert_eq!(look, Look::Blind);
+                self.waited += 1;
                 None
             }
         };
-        assert_eq!(shown.as_ref(), old);
-        let handle = match old {
-            Some(Owned::Overflow(handle)) => Some(*handle),
-            _ => None,
-        };
-        assert_eq!(prepared.replaced(), handle);
+        if let Some(shown) = shown {
+            assert_eq!(shown.as_ref(), old);
+            let handle = match old {
+                Some(Owned::Overflow(handle)) => Some(*handle),
+                _ => None,
+            };
+            assert_eq!(prepared.replaced(), handle);
+        }
+        self.large -= i64::from(prepared.replaced().is_some());
         self.rows += match value {
             Some(value) => prepared.put(value),
             None => prepared.delete(),
@@ -153,6 +174,10 @@ impl Bench {
     }
 
     pub(super) fn note(&mut self, key: &[u8], new: Option<&Owned>) {
+        self.large += i64::from(matches!(new, Some(Owned::Overflow(_))));
+        if key == self.watched {
+            self.seen.push(new.cloned());
+        }
         match new {
             Some(value) => self.model.insert(key.to_vec(), value.clone()),
             None => self.model.remove(key),
@@ -199,7 +224,12 @@ impl Bench {
             }
             self.note(key, value.as_ref());
         }
-        assert_eq!(replaced, handles);
+        if self.hash.front.may_have_rows() {
+            assert!(replaced.iter().all(|handle| handles.contains(handle)));
+        } else {
+            assert_eq!(replaced, handles);
+        }
+        self.large -= i64::try_from(replaced.len()).unwrap();
         for i in sparse {
             self.tidy(&writes[i].0);
         }
@@ -210,7 +240,38 @@ impl Bench {
         let (hash, mock, root) = (&self.hash, &self.mock, &self.root);
         mock.settle(|| hash.prepare_delete_range(mock, root, b"", None)).apply(&mut |_| {});
         self.model.clear();
-        self.rows = 0;
+        (self.rows, self.large) = (0, 0);
+    }
+
+    /// One piece of background work; false if there is none.
+    pub(super) fn work(&mut self, rest: bool) -> bool {
+        let (hash, mock, root) = (&self.hash, &self.mock, &self.root);
+        match mock.settle(|| hash.work(mock, root, rest)) {
+            Work::None => return false,
+            Work::More => {}
+            Work::Finish => {
+                if self.random.one_in(4) {
+                    mock.evict_leaves();
+                }
+                mock.begin();
+                let mut replaced = 0;
+                self.rows += mock.settle(|| hash.finish_work(mock, root, &mut |_| replaced += 1));
+                self.large -= replaced;
+            }
+        }
+        true
+    }
+    /// Moves all that waits.
+    pub(super) fn drain(&mut self) {
+        while self.work(true) && self.hash.front.may_exist() {}
+    }
+    /// As if the table had been closed and opened.
+    pub(super) fn reopen(&mut self) {
+        let fronts = self.hash.front.memory.fronts_bytes_max;
+        let memory = Arc::new(FilterMemory::new(1 << 20).with_fronts(fronts));
+        let mut hash = Hash::with_filters(0, memory);
+        hash.hasher = self.hash.hasher;
+        self.hash = Rc::new(hash);
     }
 
     /// All rows of a view, by what is left of a cursor.
@@ -225,6 +286,10 @@ impl Bench {
     }
 
     pub(super) fn check(&mut self) {
+        let is_drained = self.random.one_in(2);
+        if is_drained {
+            self.drain();
+        }
         let mut check = self.hash.check(self.root.page());
         let (mut rows, mut handles) = (0, 0);
         loop {
@@ -237,10 +302,12 @@ impl Bench {
                 Err(stop) => panic!("{stop:?}"),
             }
         }
-        assert_eq!(rows, self.model.len());
-        assert_eq!(self.rows, i64::try_from(rows).unwrap());
-        let large = self.model.values().filter(|value| matches!(value, Owned::Overflow(_)));
-        assert_eq!(handles, large.count());
+        assert!(rows >= self.model.len());
+        if is_drained || !self.hash.front.may_have_rows() {
+            assert_eq!(rows, self.model.len());
+            assert_eq!(self.rows, i64::try_from(rows).unwrap());
+        }
+        assert_eq!(handles, self.large, "large values");
         let reached: Vec<PageId> = self.mock.reachable(self.root.page()).into_iter().collect();
         assert_eq!(reached, self.mock.page_ids(), "no page is lost");
         for _ in 0..50 {
@@ -269,7 +336,12 @@ impl Bench {
                     let writes = self.writes(n, deletes);
                     self.write_many(&writes);
                 }
-                40..45 => self.mock.evict_all(),
+                40..44 => self.mock.evict_all(),
+                44 if self.random.one_in(10) => self.reopen(),
+                44 => {
+                    let rest = self.random.one_in(4);
+                    self.work(rest);
+                }
                 45..60 => {
                     let pages = self.mock.page_ids();
                     self.mock.evict(pages[self.random.below(pages.len())]);
@@ -282,7 +354,7 @@ impl Bench {
                     }
                 }
                 70..75 if held.is_none() => {
-                    let (view, mut cursor) = (self.mock.cut(), HashCursor::new());
+                    let (view, mut cursor) = (self.mock.cut(), HashCursor::new(self.hash.hasher()));
                     let mut seen = Model::new();
                     for _ in 0..self.random.below(40) {
                         if self.mock.settle(|| cursor.next(&self.mock, &self.root, view)) {
@@ -309,10 +381,13 @@ impl Bench {
             }
             if self.random.one_in(50) {
                 self.check();
-                let rows = self.rest(&mut HashCursor::new(), View::Current);
+                let mut cursor = HashCursor::new(self.hash.hasher());
+                let rows = self.rest(&mut cursor, View::Current);
                 assert_eq!(rows, self.model);
             }
         }
+        self.drain();
+        self.mock.load_all();
         self.check();
         let keys: Vec<Vec<u8>> = self.model.keys().cloned().collect();
         for key in keys {
