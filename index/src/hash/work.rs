@@ -33,11 +33,13 @@ const TURN_PAGES_MAX: u32 = 36;
 pub(crate) struct Job {
     /// Where the next piece begins: rows with lower hashes have had their turn.
     next: u64,
-    /// Rows that are to be moved, with their hashes, in order; those from `at` on are left.
-    rows: Vec<(u64, Vec<u8>)>,
+    /// Rows that are to be moved, in the order of their hashes, each with its bucket; those from `at` on are left.
+    rows: Vec<(u64, Vec<u8>, PageId)>,
     at: usize,
-    /// Their buckets, and pages of the front that are to be counted.
+    /// Buckets that are to be brought in before the next turn.
     pages: Vec<PageId>,
+    /// The last turn moved nothing, as the first bucket was missing.
+    was_missing: bool,
     /// Each was asked for once: where memory is small they may push each other out.
     asked: Vec<PageId>,
 }
@@ -196,8 +198,8 @@ fn bring_in_front<P: Pages>(pages: &P, root: &ChildWord, from: u64, job: &mut Jo
 /// together.
 fn plan<P: Pages>(table: &Hash, pages: &P, root: &ChildWord, job: &mut Job) -> Step<()> {
     *job = Job { next: job.next, asked: std::mem::take(&mut job.asked), ..Job::default() };
-    let mut rows = Vec::new();
-    let mut wanted: Vec<PageId> = Vec::new();
+    let mut rows: Vec<(u64, Vec<u8>, PageId)> = Vec::new();
+    let mut buckets = 0;
     let mut next = job.next;
     let trail = RefCell::default();
     let mut walk = Walk::new(next, &trail);
@@ -211,25 +213,32 @@ fn plan<P: Pages>(table: &Hash, pages: &P, root: &ChildWord, job: &mut Job) -> S
             break;
         };
         more.sort_unstable();
-        for (first, key) in &more {
-            let route = ToKey::hashed(table.hasher, key, *first);
+        for (first, key) in more {
+            let route = ToKey::hashed(table.hasher, &key, first);
             let bucket = Path::down(pages, root, View::Current, route)?.bucket_word().page();
-            if wanted.last() != Some(&bucket) {
-                wanted.push(bucket);
-            }
+            buckets += usize::from(rows.last().is_none_or(|(.., last)| *last != bucket));
+            rows.push((first, key, bucket));
         }
-        rows.append(&mut more);
         // Buckets that share a hash have no place where the next piece could begin.
         looked_at += usize::from(place.is_ranked());
         next = if is_last { 0 } else { hash_behind(place).unwrap_or(next) };
-        if is_last || wanted.len() >= BUCKETS_AT_ONCE {
+        if is_last || buckets >= BUCKETS_AT_ONCE {
             break;
         }
     }
-    wanted.truncate(2 * BUCKETS_AT_ONCE);
-    job.asked.clear();
-    (job.next, job.rows, job.pages) = (next, rows, wanted);
+    (job.next, job.rows) = (next, rows);
+    job.want_rest();
     Ok(())
+}
+
+impl Job {
+    /// The buckets of the rows that are left are to be brought in.
+    fn want_rest(&mut self) {
+        self.asked.clear();
+        self.pages = self.rows[self.at..].iter().map(|(.., bucket)| *bucket).collect();
+        self.pages.dedup();
+        self.pages.truncate(2 * BUCKETS_AT_ONCE);
+    }
 }
 
 /// See [`Kind::upcoming_work`](crate::kind::Kind::upcoming_work).
@@ -308,7 +317,7 @@ fn move_rows<P: TurnPages>(
         *job = Job::default();
         return Ok(0);
     };
-    let (first, key) = &job.rows[job.at];
+    let (first, key, _) = &job.rows[job.at];
     let mut waiting = latch(pages, &word, ToKey::hashed(table.hasher, key, *first), None)?;
     check_is_front(&waiting, true)?;
     let place = Bucket::new(waiting.body()).place();
@@ -316,7 +325,7 @@ fn move_rows<P: TurnPages>(
     let mut touched = levels(place);
     let (mut grown, mut moved, mut has_split) = (0, 0, false);
     let mut open: Option<P::Write<'_>> = None;
-    while let Some((first, key)) = job.rows.get(job.at) {
+    while let Some((first, key, _)) = job.rows.get(job.at) {
         let here = Bucket::new(waiting.body());
         let is_here = if place.is_ranked() { place.covers(*first) } else { moved == 0 };
         let has_done = moved > 0 || has_split;
@@ -336,7 +345,13 @@ fn move_rows<P: TurnPages>(
             // One at a time: what was changed is not published before the turn ends.
             drop(open.take());
             match latch(pages, root, ToKey::hashed(table.hasher, key, *first), None) {
-                Err(Stop::Missing(_) | Stop::Reserve) if has_done => break,
+                Err(Stop::Reserve) if has_done => break,
+                Err(Stop::Missing(_)) if has_done || !job.was_missing => {
+                    // It went again: what is left is brought in together once more.
+                    job.was_missing = !has_done;
+                    job.want_rest();
+                    break;
+                }
                 latched => open = Some(latched?),
             }
         }
@@ -365,6 +380,7 @@ fn move_rows<P: TurnPages>(
         job.at += 1;
     }
     if moved > 0 {
+        job.was_missing = false;
         esker_base::mark::HASH_FRONT_EMPTIED.hit();
     }
     Ok(grown)
