@@ -219,27 +219,19 @@ impl Hash {
         })
     }
 
-    /// The front's page that a write goes to, or a get looks at first, whose bucket `word` names; `None` if it goes to the bucket.
+    /// The front's page that a key waits in, and so is written to; `None` if it does not wait.
     fn front_page_of<P: Pages>(
         &self,
         pages: &P,
         root: &ChildWord,
         (key, first): (&[u8], u64),
-        look: Look,
-        word: &ChildWord,
     ) -> Step<Option<PageId>> {
         let waits = self.front.may_wait(first, View::Current)
             && matches!(
                 self.get_waiting(pages, root, View::Current, (key, first), |_, _| ())?,
                 Got::Waits(())
             );
-        let comes_to_wait = || {
-            look == Look::Blind
-                && self.front.has_room()
-                && word.page() != root.page()
-                && matches!(pages.read(word, View::Current), Err(Stop::Missing(_)))
-        };
-        if !waits && !comes_to_wait() {
+        if !waits {
             return Ok(None);
         }
         let Some(front) = front::word(pages, root, View::Current)? else { return Ok(None) };
@@ -406,7 +398,7 @@ impl Kind for Hash {
             }
         }
         if view == View::Current
-            && let Some(front) = self.front_page_of(pages, root, (key, first), look, &word)?
+            && let Some(front) = self.front_page_of(pages, root, (key, first))?
         {
             return Ok(Some(front));
         }

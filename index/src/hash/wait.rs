@@ -187,24 +187,6 @@ pub(super) fn any_waits<P: TurnPages>(
     Ok(false)
 }
 
-/// A group that goes into the front as `missing` is not in memory; `None` if it cannot.
-#[cold]
-pub(super) fn prepare_group_away<'a, P: TurnPages>(
-    table: &'a Hash,
-    pages: &'a P,
-    root: &ChildWord,
-    writes: &dyn GroupWrites,
-    missing: PageId,
-) -> Step<Option<Group<'a, P>>> {
-    let key = writes.get(0).key;
-    let first = table.hasher.hash(key, 0);
-    if !may_come_to_wait(table, pages, root, (key, first), missing)? {
-        return Ok(None);
-    }
-    esker_base::mark::HASH_WAITED.hit();
-    prepare_group_waiting(table, pages, root, writes)
-}
-
 /// All writes that fall into one bucket of the front, if there is one.
 #[cold]
 pub(super) fn prepare_group_waiting<'a, P: TurnPages>(

@@ -225,9 +225,16 @@ pub(crate) fn prepare_group<'a, P: TurnPages>(
     table.front.see(pages, root)?;
     loop {
         let page = match latch(pages, root, ToKey::guessed(table, pages, key, first), None) {
-            Err(Stop::Missing(page)) => {
-                let away = wait::prepare_group_away(table, pages, root, writes, page)?;
-                return away.ok_or(Stop::Missing(page));
+            // Batches have their buckets read together, so only what waits already is written where it waits.
+            Err(Stop::Missing(bucket)) => {
+                let waits = table.front.may_have_rows()
+                    && wait::any_waits(table, pages, root, writes, |_| false)?;
+                let group = if waits {
+                    wait::prepare_group_waiting(table, pages, root, writes)?
+                } else {
+                    None
+                };
+                return group.ok_or(Stop::Missing(bucket));
             }
             latched => latched?,
         };

@@ -55,9 +55,20 @@ fn blind_writes_read_nothing() {
 }
 
 #[test]
-fn a_batch_reads_nothing_either() {
+fn a_batch_asks_for_its_buckets_but_those_of_what_waits() {
     let mut bench = away(3);
     let writes = bench.writes(100, 30);
+    {
+        let (hash, mock, root) = (&bench.hash, &bench.mock, &bench.root);
+        let key = writes[0].0.clone();
+        let write = [GroupWrite { key: &key, value: None }];
+        let stop = hash.prepare_group(mock, root, &Rest(&write)).expect_err("its bucket is away");
+        let bucket = hash.page_of(mock, root, View::Current, &key, Look::Blind).unwrap();
+        assert!(matches!(stop, Stop::Missing(page) if Some(page) == bucket));
+    }
+    for (key, value) in &writes {
+        assert!(put_blind(&mut bench, key, value.as_ref()));
+    }
     let lent: Vec<_> = writes
         .iter()
         .map(|(key, value)| GroupWrite { key, value: value.as_ref().map(Owned::lend) })
