@@ -74,10 +74,13 @@ fn look_in_cache(
     copy: &mut Copy,
     look: impl Fn(&mut Copy, &Session<'_>) -> Step<Got>,
 ) -> Result<Got> {
+    let Some(hash) = engine.row_cache.hash_of(table, key) else {
+        return engine.read(table, View::Current, |session| look(copy, session));
+    };
     if let Some(got) = engine.read_in_memory(table, |session| look(copy, session)) {
         return Ok(got);
     }
-    let ticket = match engine.row_cache.find(table, key, |value| copy.take(value)) {
+    let ticket = match engine.row_cache.find(hash, table, key, |value| copy.take(value)) {
         Ok(got) => return Ok(got),
         Err(ticket) => ticket,
     };

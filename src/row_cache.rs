@@ -2,7 +2,9 @@
 //! each is worth a hundred bytes, and the page it is in is not worth eight thousand.
 //!
 //! Looked at only when a page is missing, so that what is in memory pays nothing for it. Its memory is a part of what frames have given
-//! back (`store/share.rs`); while none has, there is no row cache. It grows while it answers, and shrinks to a sample while it does not.
+//! back (`store/share.rs`); while none has, there is no row cache. While it is not known to answer, it is a *sample*: a sixteenth
+//! of the memory for the keys of a sixteenth of all hashes, which answers as large a share of what it is asked as all of the cache would
+//! of everything, and costs other gets nothing (Waldspurger et al., "Efficient MRC construction with SHARDS", FAST 2015).
 //!
 //! # Why no get is stale
 //!
@@ -25,15 +27,15 @@ use std::hash::BuildHasherDefault;
 const SHARDS: usize = 16;
 /// Of what frames have given back, the cache takes at most 1 / this.
 const SHARE: usize = 2;
-/// A cache that answers little keeps 1 / this of what it may have, to notice if that changes,
+/// A sample is 1 / this of memory and of hashes.
 const SAMPLE: usize = 16;
-/// but at least so much, if it may have that,
+/// A sample smaller than this tells nothing: then there is only the whole,
 const SAMPLE_BYTES_MIN: usize = 64 << 10;
-/// and if it may not have this it is off.
+/// and none at all that would be smaller than this.
 const BYTES_MIN: usize = 4 << 10;
-/// Looks in a shard after which sizes are considered again.
+/// Looks after which it is decided again.
 const WINDOW: u64 = 256;
-/// It grows where it answers one look in so many, and shrinks where it answers less than one in so many.
+/// A sample that answers one look in so many becomes the whole, which becomes a sample if it answers less than one in so many.
 const GROW: u64 = 8;
 const SHRINK: u64 = 32;
 /// Bytes that the map takes for a row, about: twelve, a byte of control, and up to as much again that is free.
@@ -48,6 +50,8 @@ const HEADER_BYTES: usize = 8;
 pub(crate) struct RowCache {
     /// 0: off.
     limit_bytes: AtomicUsize,
+    /// Only keys whose hashes have none of these bits: 0, or a sample.
+    mask: AtomicU64,
     looks: AtomicU64,
     hits: AtomicU64,
     /// Of both, at the last decision.
@@ -84,14 +88,20 @@ impl RowCache {
         &self.shards[(hash >> 60) as usize % SHARDS]
     }
 
+    /// The hash of a key that may be here; `None` for those that a sample leaves out.
+    pub(crate) fn hash_of(&self, table: TableId, key: &[u8]) -> Option<u64> {
+        let hash = Self::hash(table, key);
+        (hash & self.mask.load(Ordering::Relaxed) == 0).then_some(hash)
+    }
+
     /// The value of a row that is here, given to `found`; else the right to put it here.
     pub(crate) fn find<R>(
         &self,
+        hash: u64,
         table: TableId,
         key: &[u8],
         found: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, Ticket> {
-        let hash = Self::hash(table, key);
         let capacity_bytes = self.capacity_bytes();
         let mut shard = self.shard(hash).lock();
         self.looks.fetch_add(1, Ordering::Relaxed);
@@ -151,7 +161,6 @@ impl RowCache {
     /// on.
     pub(crate) fn resize(&self, given_back_bytes: usize, in_turn: bool) {
         let most = given_back_bytes / SHARE;
-        let sample = (most / SAMPLE).max(SAMPLE_BYTES_MIN).min(most);
         let size = self.limit_bytes.load(Ordering::Relaxed);
         if most < BYTES_MIN {
             if size > 0 {
@@ -160,33 +169,32 @@ impl RowCache {
             }
             return;
         }
-        if size == 0 {
-            if in_turn {
-                self.limit_bytes.store(sample, Ordering::Relaxed);
-            }
+        if size == 0 && !in_turn {
             return;
         }
+        let was_sample = size == 0 || self.mask.load(Ordering::Relaxed) > 0;
+        let is_sample = most / SAMPLE >= SAMPLE_BYTES_MIN && !self.is_worth_it(was_sample);
+        let wanted = if is_sample { most / SAMPLE } else { most };
+        self.mask.store(if is_sample { SAMPLE as u64 - 1 } else { 0 }, Ordering::Relaxed);
+        self.limit_bytes.store(wanted, Ordering::Relaxed);
+        if wanted < size {
+            // Both generations may be longer than is now allowed.
+            self.clear();
+        }
+    }
+
+    /// Whether it answers enough to be the whole, or to stay so; what it was if that is not known yet.
+    fn is_worth_it(&self, was_sample: bool) -> bool {
         let (looks, hits) = (self.looks.load(Ordering::Relaxed), self.hits());
         let new_looks = looks - self.looks_before.load(Ordering::Relaxed);
-        let mut wanted = size;
-        if new_looks >= WINDOW {
-            let new_hits = hits - self.hits_before.load(Ordering::Relaxed);
-            self.looks_before.store(looks, Ordering::Relaxed);
-            self.hits_before.store(hits, Ordering::Relaxed);
-            if new_hits * GROW >= new_looks {
-                wanted = size * 2;
-            } else if new_hits * SHRINK < new_looks {
-                wanted = size / 2;
-            }
+        if new_looks < WINDOW {
+            return !was_sample;
         }
-        let wanted = wanted.clamp(sample, most);
-        if wanted != size {
-            self.limit_bytes.store(wanted, Ordering::Relaxed);
-            if wanted < size {
-                // Both generations may be longer than is now allowed.
-                self.clear();
-            }
-        }
+        let new_hits = hits - self.hits_before.load(Ordering::Relaxed);
+        self.looks_before.store(looks, Ordering::Relaxed);
+        self.hits_before.store(hits, Ordering::Relaxed);
+        let share = if was_sample { GROW } else { SHRINK };
+        new_hits * share >= new_looks
     }
 
     /// Bytes of one generation of a shard.
@@ -303,7 +311,8 @@ mod tests {
         cache
     }
     fn get(cache: &RowCache, key: u32) -> Result<Vec<u8>, Ticket> {
-        cache.find(TABLE, &key.to_le_bytes(), <[u8]>::to_vec)
+        let (key, hash) = (key.to_le_bytes(), RowCache::hash(TABLE, &key.to_le_bytes()));
+        cache.find(hash, TABLE, &key, <[u8]>::to_vec)
     }
     fn put(cache: &RowCache, key: u32, value: &[u8]) {
         let ticket = get(cache, key).expect_err("it is not there yet");
@@ -315,7 +324,11 @@ mod tests {
         let cache = cache(1 << 20);
         put(&cache, 1, b"one");
         assert_eq!(get(&cache, 1).unwrap(), b"one");
-        assert!(cache.find(TableId(4), &1u32.to_le_bytes(), |_| ()).is_err(), "another table");
+        let (key, hash) = (1u32.to_le_bytes(), RowCache::hash(TABLE, &1u32.to_le_bytes()));
+        assert!(
+            cache.find(hash, TableId(4), &key, |_| ()).is_err(),
+            "another table, the same hash"
+        );
         let late = get(&cache, 2).expect_err("it is not there yet");
         cache.forget(TABLE, &1u32.to_le_bytes());
         assert!(get(&cache, 1).is_err());
@@ -350,30 +363,31 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_while_it_answers_and_goes_with_its_memory() {
+    fn a_sample_becomes_the_whole_while_it_answers_and_goes_with_its_memory() {
         let cache = cache(8 << 20);
         let size = || cache.limit_bytes.load(Ordering::Relaxed);
         let (most, sample) = (4 << 20, (4 << 20) / SAMPLE);
+        let wanted = || {
+            let keys = (0..1600u32).filter(|n| cache.hash_of(TABLE, &n.to_le_bytes()).is_some());
+            keys.count()
+        };
         assert_eq!(size(), sample);
+        assert!((50..200).contains(&wanted()), "{} of 1600", wanted());
         put(&cache, 1, b"one");
         let ask = |key: fn(u32) -> u32| {
             for n in 0..1000 {
                 let _row = get(&cache, key(n)).is_ok();
             }
             cache.resize(8 << 20, false);
-            size()
+            (size(), wanted())
         };
-        assert_eq!([ask(|_| 1), ask(|_| 1)], [sample * 2, sample * 4]);
-        for _ in 0..9 {
-            ask(|_| 1);
-        }
-        assert_eq!(ask(|_| 1), most);
-        assert_eq!(ask(|n| n + 10), most / 2);
+        assert_eq!(ask(|_| 1), (most, 1600));
+        assert_eq!(ask(|n| if n % 20 == 0 { 1 } else { n + 10 }), (most, 1600), "little is enough");
+        assert!(get(&cache, 1).is_ok(), "what was there stays");
+        assert_eq!(ask(|n| n + 10).0, sample);
         assert!(get(&cache, 1).is_err(), "what may be too much went");
-        for _ in 0..9 {
-            ask(|n| n + 10);
-        }
-        assert_eq!(ask(|n| n + 10), sample);
+        cache.resize(1 << 20, false);
+        assert_eq!((size(), wanted()), (512 << 10, 1600), "too little for a sample");
         cache.resize(0, false);
         assert!(!cache.is_on() && cache.bytes() == 0);
     }

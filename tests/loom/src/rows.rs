@@ -42,7 +42,10 @@ impl Table {
         if !self.cache.is_on() {
             return *self.page.lock();
         }
-        match self.cache.find(TABLE, KEY, |value| value[0]) {
+        let Some(hash) = self.cache.hash_of(TABLE, KEY) else {
+            return *self.page.lock();
+        };
+        match self.cache.find(hash, TABLE, KEY, |value| value[0]) {
             Ok(value) => value,
             Err(ticket) => {
                 let value = *self.page.lock();
