@@ -312,10 +312,10 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (state >> 33) % below
             };
-            for n in 0..30_000u64 {
+            for n in 0..100_000u64 {
                 let name = keys[usize::try_from(random(HOT)).unwrap()].clone();
                 let new = n.to_le_bytes().repeat(5);
-                match random(400) {
+                match random(1000) {
                     0 => table.put(&name, &new).unwrap(),
                     1 => table.delete(&name).unwrap(),
                     2 => {
