@@ -149,6 +149,19 @@ impl<const N: usize> GroupWrites for [GroupWrite<'_>; N] {
     }
 }
 
+/// Writes in which a delete puts a tombstone.
+pub(crate) struct BlindWrites<'w>(pub(crate) &'w dyn GroupWrites);
+
+impl GroupWrites for BlindWrites<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn get(&self, i: usize) -> GroupWrite<'_> {
+        let GroupWrite { key, value } = self.0.get(i);
+        GroupWrite { key, value: Some(value.unwrap_or(Value::Tombstone)) }
+    }
+}
+
 /// A write that only waits to be applied. Dropping it changes nothing.
 pub trait PreparedWrite {
     /// What the key holds now.

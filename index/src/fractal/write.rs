@@ -6,8 +6,8 @@ use super::read::{Search, read_node};
 use super::recent::Recent;
 use crate::btree::{self, leaf};
 use crate::kind::{
-    Existing, GroupWrite, GroupWrites, Handle, Look, PreparedGroup, PreparedRange, PreparedWrite,
-    Value, max_key_bytes,
+    BlindWrites, Existing, GroupWrite, GroupWrites, Handle, Look, PreparedGroup, PreparedRange,
+    PreparedWrite, Value, max_key_bytes,
 };
 use crate::pages::{ChildWord, PageNew, PageRead, PageWrite, Step, Stop, TurnPages, View};
 use crate::run::filter::key_hash;
@@ -139,7 +139,7 @@ impl Fractal {
         writes: &dyn GroupWrites,
     ) -> Step<FractalGroup<'a, P>> {
         let (tree, _) = self.memtable(pages, root)?;
-        let inner = btree::prepare_group(pages, &tree, &Blind(writes))?;
+        let inner = btree::prepare_group(pages, &tree, &BlindWrites(writes))?;
         Ok(FractalGroup { fractal: self, inner })
     }
 
@@ -299,19 +299,6 @@ impl<P: TurnPages> PreparedWrite for FractalPrepared<'_, P> {
     }
 }
 
-/// Writes in which a delete puts a tombstone.
-struct Blind<'w>(&'w dyn GroupWrites);
-
-impl GroupWrites for Blind<'_> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn get(&self, i: usize) -> GroupWrite<'_> {
-        let GroupWrite { key, value } = self.0.get(i);
-        GroupWrite { key, value: Some(value.unwrap_or(Value::Tombstone)) }
-    }
-}
-
 /// Writes that fall into one leaf of the memtable, waiting to be applied.
 pub struct FractalGroup<'a, P: TurnPages + 'a> {
     fractal: &'a Fractal,
@@ -342,7 +329,7 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
         }
         self.fractal.fill(bytes);
         self.fractal.memtable_tombstones.fetch_add(deletes.unsigned_abs(), Ordering::Relaxed);
-        let new = self.inner.apply(&Blind(writes), replaced);
+        let new = self.inner.apply(&BlindWrites(writes), replaced);
         new - 2 * deletes.min(new) + self.fractal.take_owed()
     }
     fn is_sparse(&self) -> bool {

@@ -7,22 +7,9 @@ use super::split::split;
 use super::way::ToKey;
 use super::write::{Group, Prepared, fitting, latch, prepare_deep_group};
 use super::{Hash, branch};
-use crate::kind::{GroupWrite, GroupWrites, Handle, Value};
+use crate::kind::{BlindWrites, GroupWrite, GroupWrites, Handle, Value};
 use crate::pages::{ChildWord, PageRead, PageWrite, Pages, Step, TurnPages, View};
 use esker_base::PageId;
-
-/// Writes in which a delete puts a tombstone.
-pub(super) struct Blind<'w>(pub(super) &'w dyn GroupWrites);
-
-impl GroupWrites for Blind<'_> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn get(&self, i: usize) -> GroupWrite<'_> {
-        let GroupWrite { key, value } = self.0.get(i);
-        GroupWrite { key, value: Some(value.unwrap_or(Value::Tombstone)) }
-    }
-}
 
 /// The front's bucket of a key, latched, and where in it the key is, with room for a value if that is given.
 struct Waiting<W> {
@@ -196,7 +183,7 @@ pub(super) fn prepare_group_waiting<'a, P: TurnPages>(
     writes: &dyn GroupWrites,
 ) -> Step<Option<Group<'a, P>>> {
     let Some(word) = front::word(pages, root, View::Current)? else { return Ok(None) };
-    let writes = Blind(writes);
+    let writes = BlindWrites(writes);
     let key = writes.get(0).key;
     let first = table.hasher.hash(key, 0);
     loop {
