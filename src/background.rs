@@ -3,6 +3,7 @@
 //! Either on two threads of the database, or, with a simulated disk or without
 //! [`Options::background`](crate::Options::background), in steps on the callers' threads.
 
+use crate::catalog::Index;
 use crate::engine::{Engine, Wake};
 use crate::read_ahead::{scan_ahead_thread, work_ahead_thread};
 use crate::store::clean::{DEAD_PERCENT_BUSY, DEAD_PERCENT_FULL, DEAD_PERCENT_REST};
@@ -19,8 +20,10 @@ use std::time::Duration;
 const REPLAY_NS_MAX: u64 = 1_000_000_000;
 /// from what a dirty page costs (read, unpack, at the depth of a batch)
 const REPLAY_PAGE_NS: u64 = 12_000;
-/// and a byte of log.
+/// and a byte of log,
 const REPLAY_LOG_BYTE_NS: u64 = 5;
+/// or one where there are tables that replay takes longer for: memtables are built anew, split by split.
+const REPLAY_LOG_BYTE_NS_FRACTAL: u64 = 7;
 /// A checkpoint is due, too, when so much was written since the last one, of what is alive.
 const PINNED_PERCENT_MAX: u64 = 25;
 /// The store thread looks around this often when nobody wakes it.
@@ -33,6 +36,14 @@ const REST: Duration = Duration::from_secs(2);
 const CLEAN_STEP_BYTES: u64 = 8 << 20;
 /// Pages freed in one step.
 const FREE_STEP: usize = 1024;
+
+/// What replay of a byte of log is estimated to take for a table of this kind, at most.
+pub(crate) fn replay_log_byte_ns(kind: Index) -> u64 {
+    match kind {
+        Index::BTree | Index::Hash => REPLAY_LOG_BYTE_NS,
+        Index::Fractal | Index::Custom(_) => REPLAY_LOG_BYTE_NS_FRACTAL,
+    }
+}
 
 /// The threads of a database.
 #[derive(Debug, Default)]
@@ -166,7 +177,8 @@ impl Engine {
             self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
         let pages = self.store.dirtied.load(Ordering::Relaxed);
         log_bytes > self.options.log_distance_bytes
-            || pages * REPLAY_PAGE_NS + log_bytes * REPLAY_LOG_BYTE_NS > REPLAY_NS_MAX
+            || pages * REPLAY_PAGE_NS + log_bytes * self.replay_log_byte_ns.load(Ordering::Relaxed)
+                > REPLAY_NS_MAX
             || self.store.written_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max()
             || self.checkpoint_wanted.load(Ordering::Relaxed)
             || self.is_space_tight()

@@ -1,5 +1,6 @@
 //! The engine: what all handles of a database share, and how calls go on when an index stops.
 
+use crate::background::replay_log_byte_ns;
 use crate::catalog::{Catalog, TableState};
 use crate::kinds::Logic;
 use crate::options::{Durability, Options};
@@ -62,6 +63,8 @@ pub(crate) struct Engine {
     /// Where the log stood at the last checkpoint.
     pub(crate) checkpoint_lsn: AtomicU64,
     pub(crate) checkpoint_wanted: AtomicBool,
+    /// What replay of a byte of log is estimated to take: that of the dearest kind of table that there was since the database was opened.
+    pub(crate) replay_log_byte_ns: AtomicU64,
     /// The commit, plus one, at which space was last looked for on a full disk.
     pub(crate) space_sought_at: AtomicU64,
     /// How many pages dirtied since the last checkpoint are the next reason to look at the disk's free space.
@@ -202,8 +205,11 @@ impl Engine {
         superblock: Superblock,
     ) -> Self {
         let threads = options.background && store.disk.threads();
+        let kinds = catalog.by_id.values().map(|table| table.kind);
+        let byte_ns = kinds.map(replay_log_byte_ns).max().unwrap_or(0);
         Self {
             threads,
+            replay_log_byte_ns: AtomicU64::new(byte_ns),
             options,
             lock: Mutex::new(None),
             store,

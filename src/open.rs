@@ -6,6 +6,7 @@
 //! names it does the database serve. A crash anywhere before that leaves the old superblock and the
 //! old log as they were.
 
+use crate::background::replay_log_byte_ns;
 use crate::catalog::{Catalog, Index, TableState};
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
@@ -368,6 +369,7 @@ impl Engine {
         table.created_at = commit;
         let table = Arc::new(table);
         turn.next_table = turn.next_table.max(TableId(id.0 + 1));
+        self.replay_log_byte_ns.fetch_max(replay_log_byte_ns(kind), Ordering::Relaxed);
         self.catalog.write().insert(Arc::clone(&table));
         Ok(table)
     }
