@@ -26,6 +26,12 @@ const REPLAY_LOG_BYTE_NS: u64 = 5;
 const REPLAY_LOG_BYTE_NS_FRACTAL: u64 = 7;
 /// A checkpoint is due, too, when so much was written since the last one, of what is alive.
 const PINNED_PERCENT_MAX: u64 = 25;
+/// So many times the distance at which a checkpoint starts at the latest, and writers wait for it.
+const LOG_DISTANCES_MAX: u64 = 2;
+/// They look this often whether it has ended.
+const CHECKPOINT_LOOK: Duration = Duration::from_millis(20);
+/// Then one write goes on all the same: there may be no thread that writes checkpoints.
+const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The store thread looks around this often when nobody wakes it.
 const TICK: Duration = Duration::from_millis(200);
 /// The work thread looks around this often under writes.
@@ -171,10 +177,14 @@ impl Drop for PoisonOnPanic<'_> {
 }
 
 impl Engine {
+    /// Bytes of log that a crash now would replay.
+    fn log_behind_bytes(&self) -> u64 {
+        self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed))
+    }
+
     /// True if replay would take too long, if too much that is dead waits for it, or if it was asked for.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
-        let log_bytes =
-            self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
+        let log_bytes = self.log_behind_bytes();
         let pages = self.store.dirtied.load(Ordering::Relaxed);
         log_bytes > self.options.log_distance_bytes
             || pages * REPLAY_PAGE_NS + log_bytes * self.replay_log_byte_ns.load(Ordering::Relaxed)
@@ -182,6 +192,29 @@ impl Engine {
             || self.store.written_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max()
             || self.checkpoint_wanted.load(Ordering::Relaxed)
             || self.is_space_tight()
+    }
+
+    /// A writer that has gone far beyond where a checkpoint was due waits until the store thread has tried one: the log is as long as
+    /// what it takes to replay it, whatever the disk. Holding nothing.
+    pub(crate) fn wait_for_checkpoint(&self) -> Result<()> {
+        let max_bytes = self.options.log_distance_bytes.saturating_mul(LOG_DISTANCES_MAX);
+        let max_bytes = max_bytes.max(self.options.log_file_bytes);
+        if self.log_behind_bytes() <= max_bytes {
+            return Ok(());
+        }
+        let stalls = &self.counters.checkpoint_stalls;
+        stalls.during(&*self.store.disk, || {
+            let began = self.store.disk.now();
+            while self.is_checkpoint_awaited.load(Ordering::Acquire)
+                && self.log_behind_bytes() > max_bytes
+                && self.store.disk.now().saturating_sub(began) < CHECKPOINT_WAIT_MAX
+                && !self.is_verifying.load(Ordering::Relaxed)
+            {
+                self.check_writable()?;
+                self.checkpointed.wait(CHECKPOINT_LOOK);
+            }
+            Ok(())
+        })
     }
 
     /// Bytes of images that may be written between two checkpoints: what they replace stays on the disk
@@ -215,6 +248,9 @@ impl Engine {
             // While there is still room to move what lives beside the dead.
             let percent = if is_tight { DEAD_PERCENT_FULL } else { DEAD_PERCENT_BUSY };
             self.note_failure(self.clean_up_to(percent, wrote.max(CLEAN_STEP_BYTES)));
+        }
+        if self.is_checkpoint_awaited.swap(false, Ordering::AcqRel) {
+            self.checkpointed.wake_all();
         }
     }
 
@@ -255,7 +291,7 @@ impl Engine {
         }
         let freed = self.free_given_up()?;
         let cleaned = self.clean_at_rest()?;
-        let log_behind = self.wal.position().0 > self.checkpoint_lsn.load(Ordering::Relaxed);
+        let log_behind = self.log_behind_bytes() > 0;
         let waiting = {
             let state = self.store.state.lock();
             !state.segments.removable(u64::MAX).is_empty()
@@ -420,6 +456,7 @@ impl Engine {
         };
         let old = std::mem::replace(&mut *superblock, new);
         self.checkpoint_lsn.store(lsn.0, Ordering::Relaxed);
+        self.checkpointed.wake_all();
         self.store.remove_segments(freeze)?;
         self.wal.release_before(lsn)?;
         self.store.disk.remove(&superblock::checkpoint_name(old.checkpoint))?;

@@ -63,6 +63,12 @@ pub(crate) struct Engine {
     /// Where the log stood at the last checkpoint.
     pub(crate) checkpoint_lsn: AtomicU64,
     pub(crate) checkpoint_wanted: AtomicBool,
+    /// One is due, and the store thread has not tried since.
+    pub(crate) is_checkpoint_awaited: AtomicBool,
+    /// Woken when it has.
+    pub(crate) checkpointed: Wake,
+    /// Nothing may be moved, freed or checkpointed: everything is being read.
+    pub(crate) is_verifying: AtomicBool,
     /// What replay of a byte of log is estimated to take: that of the dearest kind of table that there was since the database was opened.
     pub(crate) replay_log_byte_ns: AtomicU64,
     /// The commit, plus one, at which space was last looked for on a full disk.
@@ -134,6 +140,7 @@ pub(crate) struct EngineCounters {
     pub(crate) conflicts: AtomicU64,
     pub(crate) commit_retries: AtomicU64,
     pub(crate) log_stalls: Stalls,
+    pub(crate) checkpoint_stalls: Stalls,
     pub(crate) debt_stalls: Stalls,
     pub(crate) work_steps: AtomicU64,
     pub(crate) work_attached: AtomicU64,
@@ -227,6 +234,9 @@ impl Engine {
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             checkpoint_wanted: AtomicBool::new(false),
+            is_checkpoint_awaited: AtomicBool::new(false),
+            checkpointed: Wake::default(),
+            is_verifying: AtomicBool::new(false),
             space_sought_at: AtomicU64::new(0),
             space_check_at: AtomicU64::new(0),
             built_pages: AtomicU64::new(0),
@@ -527,7 +537,9 @@ impl Engine {
         }
         if self.is_checkpoint_due() {
             if self.threads {
+                self.is_checkpoint_awaited.store(true, Ordering::Release);
                 self.wake.wake();
+                self.wait_for_checkpoint()?;
             } else {
                 self.background_step();
             }

@@ -132,7 +132,8 @@ impl Options {
         self
     }
 
-    /// A checkpoint starts at the latest when the log has grown by this much. Default 256 MiB.
+    /// A checkpoint starts at the latest when the log has grown by this much; at twice as much, writers wait for it
+    /// (not while [`Database::verify`](crate::Database::verify) reads everything). Default 256 MiB.
     /// Smaller: faster reopening after a crash, more bytes written.
     #[must_use]
     pub fn log_distance_bytes(mut self, bytes: u64) -> Self {

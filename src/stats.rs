@@ -125,6 +125,11 @@ stats! {
     stalls_log,
     /// The longest that making room took, in nanoseconds.
     stalls_log_ns_max,
+    /// Times that a writer waited for a checkpoint, as the log had grown by twice
+    /// [`Options::log_distance_bytes`](crate::Options::log_distance_bytes).
+    stalls_checkpoint,
+    /// The longest of those waits, in nanoseconds.
+    stalls_checkpoint_ns_max,
     /// Times that a commit found the turn's reserve of frames empty.
     stalls_reserve,
     /// The longest that filling it took, in nanoseconds: waits for frames are part of it.
@@ -204,6 +209,8 @@ impl Stats {
             stalls_frames_ns_max: get(&store.frame_stalls.ns_max),
             stalls_log: get(&own.log_stalls.count),
             stalls_log_ns_max: get(&own.log_stalls.ns_max),
+            stalls_checkpoint: get(&own.checkpoint_stalls.count),
+            stalls_checkpoint_ns_max: get(&own.checkpoint_stalls.ns_max),
             stalls_reserve: get(&own.reserve_refills.count),
             stalls_reserve_ns_max: get(&own.reserve_refills.ns_max),
             work_steps: get(&own.work_steps),

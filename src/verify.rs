@@ -14,7 +14,7 @@ use crate::store::superblock::{self, Superblock};
 use crate::store::{FreedTree, Store, TableBytes};
 use crate::table::HeldCut;
 use crate::value::{self, Handle};
-use esker_base::sync::Arc;
+use esker_base::sync::{Arc, Ordering};
 use esker_base::{CommitNo, Error, PageId, Result, TableId};
 use esker_index::kind::CheckStep;
 use esker_index::pages::{ChildWord, PageRead, Pages, View};
@@ -113,10 +113,18 @@ impl Verified {
 }
 
 pub(crate) fn verify(engine: &Arc<Engine>) -> Result<Verified> {
-    let mut found = Verified::default();
     // Nothing may be moved or freed meanwhile.
     let superblock = engine.maintenance.lock();
-    check_root(engine, &superblock, &mut found)?;
+    // Nor does anybody wait for a checkpoint.
+    engine.is_verifying.store(true, Ordering::Relaxed);
+    let result = verify_all(engine, &superblock);
+    engine.is_verifying.store(false, Ordering::Relaxed);
+    result
+}
+
+fn verify_all(engine: &Arc<Engine>, superblock: &Superblock) -> Result<Verified> {
+    let mut found = Verified::default();
+    check_root(engine, superblock, &mut found)?;
     let trees_begin = found.damage.len();
     let (cut, mut reach) = Reach::begin(engine);
     walk_tables(engine, &mut found, &mut reach)?;
@@ -125,7 +133,7 @@ pub(crate) fn verify(engine: &Arc<Engine>) -> Result<Verified> {
     }
     drop(cut);
     check_images(engine, &mut found, &reach)?;
-    find_strays(engine, &mut found, &superblock)?;
+    find_strays(engine, &mut found, superblock)?;
     Ok(found)
 }
 

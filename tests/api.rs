@@ -446,6 +446,29 @@ fn small_log_files_and_distances_work_or_are_refused() {
     }
 }
 
+/// Replay takes as long as the log is, however fast the writers and however slow the disk.
+#[test]
+fn the_log_ends_at_twice_its_distance() {
+    const DISTANCE_BYTES: u64 = 256 << 10;
+    let dir = Scratch::new("distance");
+    let options = Options::new().page_bytes(1024).memory_bytes(4 << 20).log_file_bytes(64 << 10);
+    let options = options.log_distance_bytes(DISTANCE_BYTES).durability(Durability::Os);
+    let db = options.open(&dir.0).unwrap();
+    let table = table(&db);
+    let mut longest = 0;
+    for n in 0..30_000u32 {
+        table.put((n % 5_000).to_be_bytes(), [n as u8; 400]).unwrap();
+        longest = longest.max(db.stats().log_replay_bytes);
+    }
+    assert!(longest > DISTANCE_BYTES / 2, "{longest} bytes: checkpoints come too early");
+    // And as much as goes on between two looks at it.
+    assert!(longest < DISTANCE_BYTES * 5 / 2, "{longest} bytes");
+    assert!(db.stats().stalls_checkpoint > 0);
+    // Reading everything keeps nobody waiting for ever.
+    assert!(db.verify().unwrap().is_sound());
+    db.close().unwrap();
+}
+
 #[test]
 fn a_transaction_that_failed_can_only_be_dropped() {
     let db = memory();
