@@ -85,19 +85,23 @@ impl LogFile {
         self.window.settle(from, end - from);
     }
 
-    /// Makes at least `tail..bytes` of the body, as far as it goes, fit for stores. True if that took
-    /// anything. One caller at a time.
-    pub(crate) fn populate(&self, tail: u64, bytes: u64) -> Result<bool> {
+    /// Makes at least `tail..bytes` of the body, as far as it goes, fit for stores. One caller at a time.
+    pub(crate) fn populate(&self, tail: u64, bytes: u64) -> Result<()> {
+        while self.populate_step(tail, bytes)? {}
+        Ok(())
+    }
+
+    /// As [`Self::populate`], but no more than a step. True if that took anything.
+    pub(crate) fn populate_step(&self, tail: u64, bytes: u64) -> Result<bool> {
         // What lies before was stored to, or written by calls.
-        let from = self.populated().max(tail / BLOCK_BYTES * BLOCK_BYTES);
-        let mut at = from;
-        while at < bytes.min(self.body_bytes) {
-            let step = (self.body_bytes - at).min(POPULATE_BYTES - at % POPULATE_BYTES);
-            self.window.populate(at, step)?;
-            at += step;
-            self.populated.store(at, Ordering::Release);
+        let at = self.populated().max(tail / BLOCK_BYTES * BLOCK_BYTES);
+        if at >= bytes.min(self.body_bytes) {
+            return Ok(false);
         }
-        Ok(at > from)
+        let step = (self.body_bytes - at).min(POPULATE_BYTES - at % POPULATE_BYTES);
+        self.window.populate(at, step)?;
+        self.populated.store(at + step, Ordering::Release);
+        Ok(true)
     }
 }
 

@@ -17,10 +17,14 @@ const SPARES_MIN: usize = 2;
 /// A file smaller than this, or than a quarter of the usual size, is not worth making: on a full disk, tries would eat what is left bit by
 /// bit.
 const FILE_BYTES_MIN: u64 = 256 << 10;
-/// How far ahead of the tail the current file is populated, once half of that is left: milliseconds of a load.
+/// How far ahead of the tail the log is populated, once half of that is left,
 const POPULATE_AHEAD_BYTES: u64 = 4 << 20;
-/// Each file is so many times as large as the one before. A load meets few small ones, each of which takes a sync to make.
+/// and how far where groups come fast: more milliseconds of a load than a thread waits for a processor, or a new file takes.
+const POPULATE_AHEAD_BYTES_URGENT: u64 = 16 << 20;
+/// Each file is so many times as large as the one before,
 const GROWTH: u64 = 4;
+/// and where groups come fast. A load meets few small ones, each of which takes a sync to make.
+const GROWTH_URGENT: u64 = 16;
 /// Who appends faster than this gets files without zeroes. Durable commits of many threads stay below; zeroes are written at
 /// some 500 MB/s where nothing else uses the device.
 const URGENT_BYTES_PER_SECOND: u64 = 64 << 20;
@@ -85,23 +89,30 @@ impl Wal {
         Ok(true)
     }
 
-    /// Work ahead of the tail, for a background thread: populates the next stretch of the current
-    /// file, makes the next file ready. True if there was something to do. Call it when
-    /// [`Wal::upkeep_due`] says so.
+    /// Work ahead of the tail, for a background thread: populates a stretch of the current file or the next one, makes the next file
+    /// ready. True if there was something to do, and may be more. Call it when [`Wal::upkeep_due`] says so.
     ///
     /// # Errors
     /// As [`Wal::make_room`].
     pub fn upkeep(&self) -> Result<bool> {
         let (mut worked, is_next_due) = {
             let _maintenance = self.maintenance.lock();
-            let (current, at, none_ready) = {
+            let (current, at, ready) = {
                 let files = self.files.lock();
                 let (current, at) = self.current_of(&files);
-                (current, at, files.ready.is_empty())
+                (current, at, files.ready.front().map(Arc::clone))
             };
             current.settle(Lsn(current.start.0 + at));
-            let worked = !self.is_by_call() && current.populate(at, at + POPULATE_AHEAD_BYTES)?;
-            (worked, none_ready && at >= self.prepare_at(&current))
+            let mut worked = false;
+            if !self.is_by_call() {
+                // A step at a time: who waits for room gets it after the next.
+                let end = at + self.populate_ahead_bytes();
+                worked = current.populate_step(at, end)?;
+                if let Some(ready) = ready.as_ref().filter(|_| !worked) {
+                    worked = ready.populate_step(0, end.saturating_sub(current.body_bytes))?;
+                }
+            }
+            (worked, ready.is_none() && at >= self.prepare_at(&current))
         };
         // Unless somebody is making one just now.
         if is_next_due && let Some(mut making) = self.making.try_lock() {
@@ -110,6 +121,11 @@ impl Wal {
         }
         self.plan_upkeep();
         Ok(worked)
+    }
+
+    /// How far ahead of the tail the log should be populated.
+    fn populate_ahead_bytes(&self) -> u64 {
+        if self.is_urgent() { POPULATE_AHEAD_BYTES_URGENT } else { POPULATE_AHEAD_BYTES }
     }
 
     /// The offset in a file from which the next one should be made.
@@ -200,7 +216,8 @@ impl Wal {
         };
         let is_urgent = making.is_urgent(self.position(), self.disk.now());
         self.urgent.store(is_urgent, Ordering::Relaxed);
-        let usual = (last.file_bytes() * GROWTH).min(self.options.file_bytes_max);
+        let growth = if is_urgent { GROWTH_URGENT } else { GROWTH };
+        let usual = (last.file_bytes() * growth).min(self.options.file_bytes_max);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         // Whole blocks: the header of a file of another length is not taken for one.
         let worth_bytes = round_up((usual / 4).min(FILE_BYTES_MIN), BLOCK_BYTES);
@@ -251,11 +268,16 @@ impl Wal {
     pub(crate) fn plan_upkeep(&self) {
         let files = self.files.lock();
         let current = files.current();
-        let populated = current.populated();
         let mut at = u64::MAX;
-        if populated < current.body_bytes && !self.is_by_call() {
-            let left = POPULATE_AHEAD_BYTES / 2;
-            at = at.min(current.start.0 + (populated + 1).saturating_sub(left));
+        if !self.is_by_call() {
+            // The first file that is not populated to its end.
+            let ahead = [Some(current), files.ready.front()];
+            let mut partly =
+                ahead.iter().flatten().filter(|file| file.populated() < file.body_bytes);
+            if let Some(file) = partly.next() {
+                let left = self.populate_ahead_bytes() / 2;
+                at = at.min((file.start.0 + file.populated() + 1).saturating_sub(left));
+            }
         }
         if files.ready.is_empty() {
             at = at.min(current.start.0 + self.prepare_at(current));
