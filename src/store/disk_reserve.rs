@@ -1,6 +1,6 @@
 //! Space set aside for the time when the disk is full.
 //!
-//! A file of zeroes named `reserve`. When there is no space left for a delete, a checkpoint or an open,
+//! A file named `reserve` of blocks that nobody writes to. When there is no space left for a delete, a checkpoint or an open,
 //! the file is removed and they try again with the space it had; other writes are refused
 //! from then on, until there is space for the file again.
 
@@ -73,7 +73,7 @@ impl Store {
         }
         let found = self.disk.list()?.iter().any(|name| name == RESERVE_NAME);
         let mode = if found { OpenMode::ReadWrite } else { OpenMode::Create };
-        let made = self.disk.open(RESERVE_NAME, mode).and_then(|file| file.preallocate(wanted));
+        let made = self.disk.open(RESERVE_NAME, mode).and_then(|file| file.allocate(wanted));
         if let Err(error) = made {
             // Half a reserve would be taken for a whole one.
             if mode == OpenMode::Create {
