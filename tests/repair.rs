@@ -4,6 +4,8 @@
 //! take is still there. Method: small databases of all kinds on the simulated disk, their page images told apart by
 //! their headers and destroyed one by one.
 
+mod front;
+
 use crate::sim::{Choices, Rng, seeds};
 use esker::{Database, Error, Index, KeySpan, Options, RepairReport, RepairedTable};
 use esker_io::sim::{CrashKind, SimDisk};

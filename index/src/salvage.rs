@@ -129,9 +129,26 @@ impl<'a> BucketPage<'a> {
     }
 }
 
-/// True if a page is the root of a hash table that has a front.
-pub fn names_front(level: u8, words: &[ChildWord], body: &[u8]) -> bool {
-    level > 0 && check_directory(level, words.len(), body).is_ok() && front_of(words).is_some()
+/// A branch of a hash table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryPage {
+    /// Its children, each once.
+    pub children: Vec<PageId>,
+    /// The root of the table's front, if this is the table's root and it has one.
+    pub front: Option<PageId>,
+}
+
+/// What a branch of a hash table says.
+///
+/// # Errors
+/// Why it is none.
+pub fn directory(level: u8, words: &[ChildWord], body: &[u8]) -> Result<DirectoryPage, String> {
+    check_directory(level, words.len(), body)?;
+    let front = front_of(words).map(ChildWord::page);
+    let named = words.len() - usize::from(front.is_some());
+    let mut children: Vec<PageId> = words[..named].iter().map(ChildWord::page).collect();
+    children.dedup();
+    Ok(DirectoryPage { children, front })
 }
 
 /// True if a page is one of a filter.

@@ -223,6 +223,9 @@ impl Left<'_> {
         for Freed { first, count, .. } in state.iter().flat_map(|state| &state.freed) {
             given_up.extend((0..u64::from(*count)).map(|i| PageId(first.0 + i)));
         }
+        for (first, count) in state.iter().flat_map(|state| &state.ids.free) {
+            given_up.extend((0..*count).map(|i| PageId(first + i)));
+        }
         let pages = tables::sweep(images, &given_up)?;
         let none = Vec::new();
         if let Some((_, catalog)) = &root.metadata {
@@ -254,7 +257,7 @@ impl Left<'_> {
         let images = &self.images;
         let outcome = match kind {
             Index::BTree => tables::btree(images, id, root.is_some(), pages, target)?,
-            Index::Hash => tables::hash(images, self.root.database, id, pages, target)?,
+            Index::Hash => tables::hash(images, self.root.database, id, root, pages, target)?,
             Index::Fractal => tables::fractal(images, id, root, pages, target)?,
             // What its pages mean only its own code knows.
             Index::Custom(_) => Outcome { lost: vec![KeySpan::ALL], ..Outcome::default() },

@@ -14,7 +14,7 @@ use esker_base::{CommitNo, DatabaseId, Error, PageId, Result, SegmentId, TableId
 use esker_index::pages::{ChildWord, PageRead, Pages, Step, Stop, View};
 use esker_io::{Disk, File, OpenMode};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Pages kept in memory: branches and filters, which are asked for again and again.
@@ -226,6 +226,10 @@ struct Inner {
     damaged: u64,
     /// Some pages were found by scanning, and what they should be is not known.
     is_guessed: bool,
+    /// Some pages were looked for by scanning.
+    has_searched: bool,
+    /// Pages that have an image, and it is damaged.
+    unreadable: BTreeSet<PageId>,
 }
 
 /// The pages of a database, whoever keeps them now.
@@ -259,6 +263,8 @@ impl<'d> Images<'d> {
                 damage: Vec::new(),
                 damaged: 0,
                 is_guessed: false,
+                has_searched: false,
+                unreadable: BTreeSet::new(),
             }),
         }
     }
@@ -266,6 +272,16 @@ impl<'d> Images<'d> {
     /// True if some pages had to be found by reading everything, so that an old state may have been taken for the newest.
     pub(super) fn is_guessed(&self) -> bool {
         self.inner.borrow().is_guessed
+    }
+
+    /// True if the map did not say of all pages where they are: images of some that were given up may pass for them.
+    pub(super) fn has_searched(&self) -> bool {
+        self.inner.borrow().has_searched
+    }
+
+    /// True if a page that was asked for, other than this one, has a damaged image.
+    pub(super) fn has_unreadable_beside(&self, page: Option<PageId>) -> bool {
+        self.inner.borrow().unreadable.iter().any(|unreadable| Some(*unreadable) != page)
     }
 
     /// What was found damaged, and how much that was in all.
@@ -290,8 +306,13 @@ impl<'d> Images<'d> {
         if let Some(page) = inner.pages.get(&page) {
             return Ok(Some(page.clone()));
         }
-        let Place::At(address) = inner.place(self.disk, page, self.limit, self.page_bytes)? else {
-            return Ok(None);
+        let address = match inner.place(self.disk, page, self.limit, self.page_bytes)? {
+            Place::At(address) => address,
+            Place::Nowhere => return Ok(None),
+            Place::Lost => {
+                inner.unreadable.insert(page);
+                return Ok(None);
+            }
         };
         match inner.load(self.disk, page, address, self.page_bytes - 64) {
             Ok(loaded) => {
@@ -306,6 +327,7 @@ impl<'d> Images<'d> {
             }
             Err(error) => {
                 inner.note(&error);
+                inner.unreadable.insert(page);
                 Ok(None)
             }
         }
@@ -377,7 +399,10 @@ impl Inner {
         let scan = self.scan(disk, limit)?;
         let found = scan.newest.get(&page).copied();
         let has_holes = scan.has_holes;
-        self.is_guessed |= has_holes || self.map.is_none();
+        self.has_searched = true;
+        // What is damaged may be newer than what takes its place.
+        let is_lost = found.is_some_and(|(.., address)| address.is_none());
+        self.is_guessed |= has_holes || is_lost || self.map.is_none();
         Ok(match found {
             None => Place::Nowhere,
             Some((.., None)) => Place::Lost,

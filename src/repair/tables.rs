@@ -6,6 +6,7 @@
 //! runs, and only the trunk says which is the newer: it is walked from the root, oldest run first.
 
 mod fractal;
+mod front;
 mod hash;
 
 use super::source::{Images, Page};

@@ -1,6 +1,7 @@
-//! Taking a hash table apart: as a B-tree, with hashes for keys. Rows of its front come before those of its buckets, which are
-//! older.
+//! Taking a hash table apart: as a B-tree, with hashes for keys. Rows of its front (`front`) come before those of its buckets,
+//! which are older.
 
+use super::front::{Front, Have};
 use super::{Holder, Outcome, Seen, assign, put};
 use crate::catalog::Index;
 use crate::kinds::{AnyKind, KindPlace, Logic};
@@ -13,8 +14,8 @@ use esker_index::hash::Hash;
 use esker_index::kind::{Kind, Value};
 use esker_index::pages::PageRead;
 use esker_index::run::RangeSet;
-use esker_index::salvage::{BucketPage, names_front};
-use std::collections::BTreeSet;
+use esker_index::salvage::BucketPage;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The hash of a table, as [`AnyKind::of`] makes it.
 pub(super) fn hash_of(database: DatabaseId, table: TableId, page_bytes: usize) -> Hash {
@@ -37,50 +38,73 @@ fn rank_span((first, last): (u64, u64)) -> (Vec<u8>, Option<Vec<u8>>) {
     (rank_key(first), last.checked_add(1).map(rank_key))
 }
 
-/// Takes a hash table apart.
+/// Buckets of a table or of its front.
+#[derive(Debug, Default)]
+struct Buckets {
+    holders: Vec<Holder>,
+    /// Where hashes agree in all bits of a round, several buckets share what is one place here.
+    deep: Vec<(CommitNo, u64, PageId)>,
+}
+
+impl Buckets {
+    fn add(&mut self, seen: &Seen, bucket: &BucketPage<'_>) {
+        let Seen { page, changed_at, number, .. } = *seen;
+        let Some(ranks) = bucket.ranks() else {
+            self.deep.push((changed_at, number, page));
+            return;
+        };
+        let (low, high) = rank_span(ranks);
+        self.holders.push(Holder { page, low, high, changed_at, number });
+    }
+}
+
+/// The buckets of a table, and of its front.
+fn buckets_of(
+    images: &Images<'_>,
+    hash: &Hash,
+    pages: &[Seen],
+    front: &Front,
+) -> Result<(Buckets, Buckets)> {
+    let (mut buckets, mut waiting) = (Buckets::default(), Buckets::default());
+    for seen in pages.iter().filter(|seen| seen.level == 0) {
+        let Some(page) = images.page(seen.page)? else { continue };
+        let Ok(bucket) = BucketPage::new(hash, 0, page.words().len(), page.body()) else {
+            continue;
+        };
+        if !bucket.is_front() {
+            buckets.add(seen, &bucket);
+        } else if front.may_have(seen.page) {
+            waiting.add(seen, &bucket);
+        }
+    }
+    buckets.deep.sort_unstable_by(|a, b| b.cmp(a));
+    waiting.deep.sort_unstable_by(|a, b| b.cmp(a));
+    Ok((buckets, waiting))
+}
+
+/// Takes a hash table apart. `root`: its page, if the catalogue is there.
 pub(in crate::repair) fn hash(
     images: &Images<'_>,
     database: DatabaseId,
     table: TableId,
+    root: Option<PageId>,
     pages: &[Seen],
     target: &mut Target,
 ) -> Result<Outcome> {
     let hash = hash_of(database, table, images.page_bytes);
-    let mut holders = Vec::new();
-    // Where hashes agree in all bits of a round, several buckets share what is one place here.
-    let mut deep: Vec<(CommitNo, u64, PageId)> = Vec::new();
-    // The same of the front.
-    let (mut front_holders, mut front_deep) = (Vec::new(), Vec::new());
-    for seen in pages.iter().filter(|seen| seen.level == 0) {
-        let Some(page) = images.page(seen.page)? else { continue };
-        let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
-            continue;
-        };
-        let (deep, holders) = if bucket.is_front() {
-            (&mut front_deep, &mut front_holders)
-        } else {
-            (&mut deep, &mut holders)
-        };
-        let Some(ranks) = bucket.ranks() else {
-            deep.push((seen.changed_at, seen.number, seen.page));
-            continue;
-        };
-        let (low, high) = rank_span(ranks);
-        let (changed_at, number) = (seen.changed_at, seen.number);
-        holders.push(Holder { page: seen.page, low, high, changed_at, number });
-    }
+    let front = Front::of(images, root, pages)?;
+    let (Buckets { holders, deep }, waiting) = buckets_of(images, &hash, pages, &front)?;
+    let changed_at: BTreeMap<PageId, CommitNo> =
+        pages.iter().map(|seen| (seen.page, seen.changed_at)).collect();
     let (parts, mut lost) = assign(holders);
+    let (waiting_parts, waiting_lost) = assign(waiting.holders);
     let mut outcome = Outcome::default();
-    let is_named = names_a_front(images, pages)?;
-    let has_front = !front_holders.is_empty() || !front_deep.is_empty();
-    let (front_parts, front_lost) = assign(front_holders);
-    if is_named != has_front || (is_named && front_deep.is_empty() && !front_lost.is_empty()) {
-        // Some of what waited is gone, or it is not said whether it still did.
-        outcome.stale.push(KeySpan::ALL);
-        if is_named {
-            outcome.lost.push(KeySpan::ALL);
-        }
-    }
+    let have = Have {
+        any: !waiting_parts.is_empty() || !waiting.deep.is_empty(),
+        all: waiting_lost.is_empty() || !waiting.deep.is_empty(),
+    };
+    front.tell_doubts(images, root, have, &mut outcome);
+    let is_guess = front.is_guess(images);
     let mut rows_of = |page: PageId, wants: &mut dyn FnMut(&[u8]) -> bool| -> Result<()> {
         let Some(page) = images.page(page)? else { return Ok(()) };
         let Ok(bucket) = BucketPage::new(&hash, 0, page.words().len(), page.body()) else {
@@ -94,17 +118,22 @@ pub(in crate::repair) fn hash(
         }
         Ok(())
     };
+    // Whoever moves a row to its bucket changes that later than anybody has changed what the row waited in.
+    let waits = |rank: &[u8], page: PageId| {
+        !is_guess || holder_of(&parts, rank).is_none_or(|of| changed_at[&of] <= changed_at[&page])
+    };
     let mut waited: BTreeSet<Vec<u8>> = BTreeSet::new();
-    front_deep.sort_unstable_by(|a, b| b.cmp(a));
-    for (.., page) in front_deep {
-        rows_of(page, &mut |key| waited.insert(key.to_vec()))?;
-    }
-    for (span, page) in front_parts {
+    for (.., page) in waiting.deep {
         rows_of(page, &mut |key| {
-            span.contains(&rank_key(hash.rank(key))) && waited.insert(key.to_vec())
+            waits(&rank_key(hash.rank(key)), page) && waited.insert(key.to_vec())
         })?;
     }
-    deep.sort_unstable_by(|a, b| b.cmp(a));
+    for (span, page) in waiting_parts {
+        rows_of(page, &mut |key| {
+            let rank = rank_key(hash.rank(key));
+            span.contains(&rank) && waits(&rank, page) && waited.insert(key.to_vec())
+        })?;
+    }
     let mut met: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut filled = RangeSet::default();
     for (.., page) in deep {
@@ -116,8 +145,8 @@ pub(in crate::repair) fn hash(
             is_free && !waited.contains(key) && met.insert(key.to_vec())
         })?;
     }
-    for (span, page) in parts {
-        rows_of(page, &mut |key| {
+    for (span, page) in &parts {
+        rows_of(*page, &mut |key| {
             !waited.contains(key) && span.contains(&rank_key(hash.rank(key)))
         })?;
     }
@@ -130,15 +159,11 @@ pub(in crate::repair) fn hash(
     Ok(outcome)
 }
 
-/// Whether one of the pages, the root, says that the table has a front.
-fn names_a_front(images: &Images<'_>, pages: &[Seen]) -> Result<bool> {
-    for seen in pages.iter().filter(|seen| seen.level > 0) {
-        let Some(page) = images.page(seen.page)? else { continue };
-        if names_front(page.level(), page.words(), page.body()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Which page answers for a key.
+fn holder_of(parts: &[(KeySpan, PageId)], key: &[u8]) -> Option<PageId> {
+    let behind = parts.partition_point(|(span, _)| &span.low[..] <= key);
+    let (span, page) = parts.get(behind.checked_sub(1)?)?;
+    span.contains(key).then_some(*page)
 }
 
 /// The share of all hashes that a span holds.
