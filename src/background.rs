@@ -398,12 +398,13 @@ impl Engine {
     /// Cleans until the policy is content or `limit_bytes` were moved; returns bytes moved.
     pub(crate) fn clean_up_to(&self, dead_percent_max: u64, limit_bytes: u64) -> Result<u64> {
         let _maintenance = self.maintenance.lock();
-        // What is moved takes space until a checkpoint lets go of where it was.
+        // What is moved takes space until a checkpoint lets go of where it was. Much at a time: the checkpoint writes map nodes anew,
+        // all of them where pages lie in no order, and on a small disk they are as much as little that was moved brings.
         let free_bytes = self.store.disk.free_bytes()?;
-        let limit_bytes = limit_bytes.min((free_bytes / 4).max(1));
+        let limit_bytes = limit_bytes.min((free_bytes / 2).max(1));
         let mut moved = 0;
         while moved < limit_bytes {
-            match self.store.clean_one(dead_percent_max) {
+            match self.store.clean_one(dead_percent_max, moved == 0) {
                 Ok(Some(bytes)) => moved += bytes.max(1),
                 Ok(None) => break,
                 // A checkpoint gives back what was moved already.

@@ -38,6 +38,8 @@ struct Need {
     dirty_bytes: u64,
     /// What the cleaner fills before it can let a segment go.
     kept_bytes: u64,
+    /// The log since the last checkpoint: whoever opens the database after a crash copies it.
+    log_bytes: u64,
     /// What background work is going to write, of all tables.
     work_bytes: u64,
 }
@@ -48,6 +50,13 @@ pub(crate) struct Refused {
     table: TableId,
     free_bytes: u64,
     at: Lsn,
+}
+
+impl Need {
+    /// What there must be space for whatever happens.
+    fn least_bytes(&self) -> u64 {
+        self.dirty_bytes + self.kept_bytes + self.log_bytes
+    }
 }
 
 impl Engine {
@@ -78,17 +87,17 @@ impl Engine {
         /// Fewer are not worth a checkpoint of their own.
         const PAGES_MIN: u64 = 16;
         let Ok(need) = self.need(dirtied) else { return Room::Enough };
-        let Need { have_bytes, work_bytes, .. } = need;
-        let dirty_bytes = need.dirty_bytes + need.kept_bytes;
-        if dirtied >= PAGES_MIN && have_bytes < dirty_bytes {
+        let Need { have_bytes, work_bytes, log_bytes, .. } = need;
+        let page_bytes = self.store.options.page_bytes as u64;
+        let is_clean = dirtied < PAGES_MIN && log_bytes < PAGES_MIN * page_bytes;
+        if !is_clean && have_bytes < need.least_bytes() {
             return Room::Tight;
         }
         // A quarter more: for deletes, which make it more.
-        let need_bytes = dirty_bytes + work_bytes + work_bytes / 4;
+        let need_bytes = need.least_bytes() + work_bytes + work_bytes / 4;
         if work_bytes > 0 && have_bytes < need_bytes {
             return Room::Short;
         }
-        let page_bytes = self.store.options.page_bytes as u64;
         let pages = have_bytes.saturating_sub(need_bytes) / page_bytes / 4;
         // Others may take space meanwhile.
         let pages = pages.min(self.store.frames.count().into());
@@ -102,7 +111,7 @@ impl Engine {
         let dirty = dirtied.min(self.store.frames.count().into());
         let kept_bytes = {
             let segments = &self.store.state.lock().segments;
-            segments.capacity() + segments.capacity_min()
+            segments.victim_bytes_max() + segments.capacity_min()
         };
         // A sixteenth for the nodes of the map.
         let dirty_bytes = dirty * page_bytes / 16 * 17;
@@ -111,7 +120,9 @@ impl Engine {
         // What is under way has written some of it.
         let built_bytes = self.built_pages.load(Ordering::Relaxed) * page_bytes;
         let work_bytes = work_bytes.saturating_sub(built_bytes);
-        Ok(Need { have_bytes, dirty_bytes, kept_bytes, work_bytes })
+        let log_bytes =
+            self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
+        Ok(Need { have_bytes, dirty_bytes, kept_bytes, log_bytes, work_bytes })
     }
 
     /// Whether there is space for background work: to begin a piece of it, all that may be written, or, for a kind that keeps to
@@ -176,6 +187,9 @@ impl Engine {
     }
 
     fn make_log_room_now(&self, bytes: usize, deletes: bool) -> Result<()> {
+        if !deletes {
+            self.make_clean_for_log()?;
+        }
         let mut made = self.wal.make_room(bytes);
         if matches!(made, Err(Error::NoSpace { .. })) && self.make_space() {
             made = self.wal.make_room(bytes);
@@ -184,6 +198,45 @@ impl Engine {
             made = self.store.with_reserve(|| self.wal.make_room(bytes));
         }
         self.refuse_after_failed_sync(made)
+    }
+
+    /// True if there is no space for so much beside all that is dirty.
+    fn is_tight_beside(&self, more_bytes: u64) -> Result<bool> {
+        let need = self.need(self.store.dirtied.load(Ordering::Relaxed))?;
+        Ok(need.have_bytes < need.least_bytes() + more_bytes)
+    }
+
+    /// Refuses large values of so many pages, all dirty at once, if there is no space for them.
+    pub(crate) fn check_space_for_large(&self, pages: usize) -> Result<()> {
+        let pages = pages as u64;
+        let dirtied = self.store.dirtied.load(Ordering::Relaxed);
+        if pages == 0 || dirtied + pages < self.space_check_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let bytes = pages * self.store.options.page_bytes as u64 / 16 * 17;
+        if !self.is_tight_beside(bytes)? {
+            return Ok(());
+        }
+        self.make_clean()?;
+        if self.is_tight_beside(bytes)? {
+            let file = self.store.disk.label();
+            return Err(Error::NoSpace { op: "keep space for a large value in", file });
+        }
+        Ok(())
+    }
+
+    /// A new file of the log takes space that what is dirty needs: where that would not be left, a checkpoint comes first, which
+    /// lets go of the files before.
+    fn make_clean_for_log(&self) -> Result<()> {
+        let file_bytes = self.wal.next_file_bytes();
+        if file_bytes == 0 || !self.is_tight_beside(file_bytes)? {
+            return Ok(());
+        }
+        match self.make_clean() {
+            // There may be enough for the file.
+            Err(Error::NoSpace { .. }) => Ok(()),
+            made => made,
+        }
     }
 
     /// Refuses writes that take space while the reserve is given up and cannot be had back.
@@ -288,6 +341,9 @@ impl Engine {
     }
 
     fn try_make_space(&self) -> Result<()> {
+        /// Moved between two checkpoints: several segments, so that they win more than the checkpoint writes, and not so much that
+        /// it waits long.
+        const PASS_BYTES: u64 = 32 << 20;
         self.wal.give_up_spares()?;
         self.store.disk.sync_dir()?;
         self.checkpoint()?;
@@ -297,7 +353,8 @@ impl Engine {
         // On a small disk checkpoints may make as much dead as is cleaned.
         let (mut cleaning, begun) = (RestCleaning::default(), self.store.published());
         while cleaning.goes_on((begun, 0), self.store.cleanable().1) {
-            let cleaned = self.store.with_reserve(|| self.clean_up_to(DEAD_PERCENT_FULL, 1))?;
+            let cleaned =
+                self.store.with_reserve(|| self.clean_up_to(DEAD_PERCENT_FULL, PASS_BYTES))?;
             self.checkpoint()?;
             self.store.disk.sync_dir()?;
             if cleaned == 0 {

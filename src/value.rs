@@ -96,6 +96,7 @@ impl<'s> NewValue<'s> {
     /// In the turn: from now on these pages are part of `commit`.
     pub(crate) fn commit(&mut self, commit: CommitNo) {
         self.committed = true;
+        super::store::count(&self.store.dirtied, self.frames.len() as u64);
         for &frame in &self.frames {
             let header = self.store.frames.header(frame);
             header.changed_at.store(commit.0, Ordering::Relaxed);

@@ -63,6 +63,8 @@ impl Engine {
             self.throttle(table, set.only_deletes())?;
         }
         let payload = set.records();
+        let values = set.points().filter_map(|point| point.value);
+        self.check_space_for_large(values.map(|value| self.large_pages(value)).sum())?;
         let mut large = self.make_large(&set)?;
         let mut job = Job { set: &set, large: &mut large, payload: &payload, reads, transaction };
         let (lsn, _) = if set.ranges.is_empty() {

@@ -58,6 +58,7 @@ impl Engine {
             self.check_space()?;
             self.check_value(value)?;
             if value.len() > self.max_inline_value_bytes() {
+                self.check_space_for_large(self.large_pages(value))?;
                 large = Some(NewValue::new(&self.store, table.id, value)?);
             }
         } else {

@@ -11,8 +11,8 @@ use esker_io::{Disk, OpenMode};
 
 /// The file.
 pub(crate) const RESERVE_NAME: &str = "reserve";
-/// So many segments, and a smallest one for map nodes: the cleaner fills one before it can remove one, and a checkpoint
-/// needs some.
+/// So many of the largest segments, and a smallest one for map nodes: the cleaner fills one before it can remove one, and a
+/// checkpoint needs some.
 const SEGMENTS: u64 = 2;
 
 /// What is set aside.
@@ -60,7 +60,7 @@ impl Store {
         let reserve = &self.disk_reserve;
         let wanted = {
             let segments = &self.state.lock().segments;
-            segments.capacity() * SEGMENTS + segments.capacity_min()
+            segments.victim_bytes_max() * SEGMENTS + segments.capacity_min()
         };
         let _changing = reserve.changing.lock();
         let held = reserve.bytes();

@@ -109,6 +109,12 @@ impl Segments {
         let capacity = (self.totals().0 / 8).next_power_of_two();
         capacity.clamp(self.capacity_min(), SEGMENT_BYTES_MAX)
     }
+    /// What the cleaner may have to fill before it can let a segment go: as much as the largest that there is holds, for new ones
+    /// are smaller where there is little space.
+    pub(crate) fn victim_bytes_max(&self) -> u64 {
+        let largest = self.table.values().map(|segment| segment.bytes).max().unwrap_or(0);
+        largest.clamp(self.capacity_min(), self.capacity())
+    }
     /// The smallest capacity.
     pub(crate) fn capacity_min(&self) -> u64 {
         SEGMENT_PAGES_MIN * self.page_bytes

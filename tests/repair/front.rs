@@ -52,7 +52,7 @@ fn past_with_front(seed: u64, end: End) -> Past {
         db.table(name, kind).unwrap()
     });
     past.write(&table, &mut rng, ROWS * 2);
-    for _ in 0..1 + rng.below(2) {
+    for _ in 0..=rng.below(2) {
         let writes = 100 + rng.below(400);
         past.write(&table, &mut rng, writes);
         db.checkpoint().unwrap();

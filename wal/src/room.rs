@@ -216,8 +216,7 @@ impl Wal {
         };
         let is_urgent = making.is_urgent(self.position(), self.disk.now());
         self.urgent.store(is_urgent, Ordering::Relaxed);
-        let growth = if is_urgent { GROWTH_URGENT } else { GROWTH };
-        let usual = (last.file_bytes() * growth).min(self.options.file_bytes_max);
+        let usual = self.usual_bytes(&last);
         let least_bytes = BODY_AT + round_up(room.max(1), BLOCK_BYTES) + CLOSE_ROOM_BYTES;
         // Whole blocks: the header of a file of another length is not taken for one.
         let worth_bytes = round_up((usual / 4).min(FILE_BYTES_MIN), BLOCK_BYTES);
@@ -283,6 +282,21 @@ impl Wal {
             at = at.min(current.start.0 + self.prepare_at(current));
         }
         self.upkeep_at.store(at, Ordering::Release);
+    }
+
+    /// Bytes that the next file takes beside what there is; 0 while one is ready.
+    pub fn next_file_bytes(&self) -> u64 {
+        let spare = self.maintenance.lock().spares.last().map_or(0, |spare| spare.file_bytes);
+        let files = self.files.lock();
+        if !files.ready.is_empty() {
+            return 0;
+        }
+        self.usual_bytes(files.last()).saturating_sub(spare)
+    }
+
+    fn usual_bytes(&self, last: &LogFile) -> u64 {
+        let growth = if self.is_urgent() { GROWTH_URGENT } else { GROWTH };
+        (last.file_bytes() * growth).min(self.options.file_bytes_max)
     }
 
     fn count_spares(&self, maintenance: &Maintenance) {
