@@ -419,6 +419,10 @@ impl Engine {
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let mut superblock = self.maintenance.lock();
         self.check_writable()?;
+        if self.is_recovering.load(Ordering::Relaxed) {
+            // Half of the log would count as all of it. Whoever asks is looking for space.
+            return Err(Error::NoSpace { op: "checkpoint", file: self.store.disk.label() });
+        }
         // The last one may have met an error where it ends.
         self.store.end_checkpoint()?;
         let started = self.store.disk.now();

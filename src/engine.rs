@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     pub(crate) worked: Wake,
     /// Held by whoever checkpoints, cleans or frees: one at a time. The newest superblock.
     pub(crate) maintenance: Mutex<Superblock>,
+    /// The log is being replayed into a new one that nothing names yet: a checkpoint now would cut off both.
+    pub(crate) is_recovering: AtomicBool,
     /// Opened on a disk too full for a log: nothing can be written.
     pub(crate) read_only: bool,
     /// Why writes are refused, if they are.
@@ -229,6 +231,7 @@ impl Engine {
             work: Mutex::new(Working::default()),
             worked: Wake::default(),
             maintenance: Mutex::new(superblock),
+            is_recovering: AtomicBool::new(false),
             read_only: false,
             poison: Mutex::new(None),
             poisoned: AtomicBool::new(false),

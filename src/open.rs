@@ -257,6 +257,7 @@ fn recover_with_log_on(
     let turn = new_turn(tail, commit, next_table);
     let engine = Engine::new(options.clone(), store, logic, wal, turn, catalog, superblock);
     engine.store.note_reserve()?;
+    engine.is_recovering.store(true, Ordering::Relaxed);
     replay(&engine, &**disk, &superblock, commit)?;
     if !Arc::ptr_eq(disk, log_disk) {
         return Ok(engine);
@@ -296,6 +297,7 @@ fn adopt_log(
     superblock::rewrite(disk, old)?;
     superblock::write(disk, &renewed)?;
     *engine.maintenance.lock() = renewed;
+    engine.is_recovering.store(false, Ordering::Relaxed);
     engine.checkpoint_lsn.store(renewed.log_start.0, Ordering::Relaxed);
     for name in old_files {
         disk.remove(name)?;

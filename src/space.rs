@@ -327,8 +327,12 @@ impl Engine {
     }
 
     /// On a full disk: gives up what is kept for speed, and cleans to the last bit, with the reserve if
-    /// need be. False if that brought nothing, or was tried since the last commit.
+    /// need be. False if that brought nothing, or was tried since the last commit. Not while the log is replayed: it takes
+    /// checkpoints.
     pub(crate) fn make_space(&self) -> bool {
+        if self.is_recovering.load(Ordering::Relaxed) {
+            return false;
+        }
         let now = self.store.published().0 + 1;
         if self.space_sought_at.swap(now, Ordering::Relaxed) == now {
             return false;
