@@ -398,7 +398,7 @@ mod tests {
         let db = options.background(false).open_on(disk).unwrap();
         let table = db.table("t", Index::BTree).unwrap();
         (db, move |round| {
-            (0..200).for_each(|n| table.put(format!("{n:05}"), [round; 60]).unwrap());
+            (0..100).for_each(|n| table.put(format!("{n:05}"), [round; 120]).unwrap());
         })
     }
 
@@ -503,7 +503,7 @@ mod tests {
         db.checkpoint().unwrap();
         let (db, _) = database_on(Arc::new(disk.crash_clone(CrashKind::None, 1)));
         for row in db.open_table("t").unwrap().rows().unwrap() {
-            assert_eq!(row.unwrap().value(), [2; 60]);
+            assert_eq!(row.unwrap().value(), [2; 120]);
         }
         assert!(db.verify().unwrap().is_sound());
     }
