@@ -100,11 +100,13 @@ fn every_crash_of_large_tables() {
     marks::expect("crash of large tables", &[&all[..], &kinds, &front, &fractal].concat());
 }
 
-/// Nothing drawn: all scripts of up to two operations; `ESKER_LENGTH=n` takes all up to n.
+/// Nothing drawn: all scripts of up to two operations; `ESKER_LENGTH=n` takes all up to n, `ESKER_KIND=name` one kind of table.
 #[test]
 fn every_crash_of_all_short_scripts() {
     let length = seeds::from_env("ESKER_LENGTH").unwrap_or(2) as u32;
-    for kind in Subject::KINDS {
+    let wanted = std::env::var("ESKER_KIND").ok();
+    let is_wanted = |kind: &Index| wanted.as_ref().is_none_or(|name| name == kind.name());
+    for kind in Subject::KINDS.into_iter().filter(is_wanted) {
         for level in [Durability::Sync, Durability::Os] {
             let tally = exhaust::each(Subject::of(kind), level, length);
             eprintln!("{kind}, {level:?}: {tally:?}");
