@@ -193,8 +193,12 @@ fn replay_some(engine: &Engine, batches: &[Groups]) -> Result<()> {
                 }
                 Record::Delete { table, key } => set.delete(&table_of(table)?, key),
                 Record::DeleteRange { table, low, high } => {
+                    let table = table_of(table)?;
                     let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
-                    set.delete_range(&table_of(table)?, span);
+                    if span.is_empty() || !(span.is_all() || table.index.is_ordered()) {
+                        return Err(bad_record("it deletes a range that its table cannot have"));
+                    }
+                    set.delete_range(&table, span);
                 }
                 Record::ClearTable { table } => {
                     set.delete_range(&table_of(table)?, Span { low: Vec::new(), high: None });
