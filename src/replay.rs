@@ -162,6 +162,11 @@ fn bad_record(detail: &str) -> Error {
     Error::corrupt("log record", "wal", 0, detail)
 }
 
+/// Good checksums do not make it a key that a call has let through.
+fn check_key(engine: &Engine, key: &[u8]) -> Result<()> {
+    engine.check_key(key).map_err(|error| bad_record(&error.to_string()))
+}
+
 /// Applies some groups. Nobody looks yet, so the writes of all of them are one sorted set, in which the
 /// last write to a key stays; only changes of the catalogue come between.
 fn replay_some(engine: &Engine, batches: &[Groups]) -> Result<()> {
@@ -188,10 +193,14 @@ fn replay_some(engine: &Engine, batches: &[Groups]) -> Result<()> {
             };
             match record {
                 Record::Put { table, key, value } => {
+                    check_key(engine, key)?;
                     large_pages += engine.large_pages(value);
                     set.put(&table_of(table)?, key, value);
                 }
-                Record::Delete { table, key } => set.delete(&table_of(table)?, key),
+                Record::Delete { table, key } => {
+                    check_key(engine, key)?;
+                    set.delete(&table_of(table)?, key);
+                }
                 Record::DeleteRange { table, low, high } => {
                     let table = table_of(table)?;
                     let span = Span { low: low.to_vec(), high: high.map(<[u8]>::to_vec) };
@@ -249,4 +258,52 @@ fn replay_set(engine: &Engine, mut set: WriteSet, commit: Option<CommitNo>) -> R
     }
     engine.publish(&mut turn, commit);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Durability, Options};
+    use esker_base::sync::Arc;
+    use esker_io::sim::{CrashKind, SimDisk};
+
+    /// What a log must not hold is damage, whatever its checksum: never a panic, nor a row that no call could have written.
+    #[test]
+    fn records_that_no_call_writes_are_damage() {
+        let long = vec![b'k'; 5000];
+        let (first, last) = (&b"a"[..], &b"b"[..]);
+        let bad = |table: TableId, hash: TableId| {
+            [
+                Record::Put { table, key: b"", value: b"v" },
+                Record::Put { table, key: &long, value: b"v" },
+                Record::Delete { table, key: b"" },
+                Record::Delete { table, key: &long },
+                Record::DeleteRange { table, low: last, high: Some(first) },
+                Record::DeleteRange { table: hash, low: first, high: Some(last) },
+            ]
+        };
+        for which in 0..6 {
+            let disk = SimDisk::new(1);
+            let open = |disk: SimDisk| {
+                let options = Options::new().page_bytes(1024).memory_bytes(1 << 20);
+                options.durability(Durability::Os).open_on(Arc::new(disk))
+            };
+            let db = open(disk.clone()).unwrap();
+            let (table, hash) =
+                (db.table("t", Index::BTree).unwrap(), db.table("h", Index::Hash).unwrap());
+            table.put("k", "v").unwrap();
+            let mut payload = Vec::new();
+            bad(table.state.id, hash.state.id)[which].encode(&mut payload);
+            {
+                let engine = db.engine();
+                engine.wal.make_room(payload.len()).unwrap();
+                let mut turn = engine.turn.lock();
+                let commit = turn.last.next();
+                engine.wal.append(&mut turn.tail, commit, &[&payload]);
+                engine.publish(&mut turn, commit);
+            }
+            let opened = open(disk.crash_clone(CrashKind::Kill, 1));
+            assert!(matches!(opened, Err(Error::Corrupt { .. })), "{which}: {opened:?}");
+        }
+    }
 }
