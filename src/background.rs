@@ -348,6 +348,10 @@ impl Engine {
         if self.store.frames.available() < want {
             self.store.relieve(want)?;
         }
+        // What is written sooner may be written once more: not where there is hardly space for it.
+        if self.threads && !self.is_space_short() {
+            self.store.keep_clean(2 * want)?;
+        }
         Ok(())
     }
 

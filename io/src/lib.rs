@@ -92,6 +92,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Carries out all reads, at the depth that the device likes, and returns when all have ended.
     /// Each request carries its own result.
     fn read_batch(&self, requests: &mut [ReadRequest]);
+    /// As [`Disk::read_batch`], but hands each request to `done`, with its place, as soon as it has ended, in any order, on the
+    /// caller's thread: what is done with one goes on beside the reads of the others.
+    fn read_each(
+        &self,
+        requests: &mut [ReadRequest],
+        done: &mut dyn FnMut(usize, &mut ReadRequest),
+    ) {
+        self.read_batch(requests);
+        requests.iter_mut().enumerate().for_each(|(i, request)| done(i, request));
+    }
     /// Time since some fixed moment; never runs backwards.
     fn now(&self) -> Duration;
     /// A random number (seeded in a simulation).
@@ -172,6 +182,10 @@ pub trait File: Send + Sync + fmt::Debug {
     fn handle(&self) -> Option<&std::fs::File> {
         None
     }
+    /// The same file, opened for reads of whole blocks past the system's cache, if that can be had.
+    fn direct_handle(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 /// A stretch of a file that is written like memory.
@@ -204,6 +218,8 @@ pub struct ReadRequest {
     pub offset: u64,
     /// Filled as a whole; its length says how much to read.
     pub buf: Vec<u8>,
+    /// What is not in the system's cache need not come in there: nobody will read it again, or it is about to change. A hint.
+    pub past_cache: bool,
     /// How it ended; `Ok` before it was submitted.
     pub result: Result<()>,
 }
@@ -211,6 +227,6 @@ pub struct ReadRequest {
 impl ReadRequest {
     /// A request for `bytes` bytes.
     pub fn new(file: Arc<dyn File>, offset: u64, bytes: usize) -> Self {
-        Self { file, offset, buf: vec![0; bytes], result: Ok(()) }
+        Self { file, offset, buf: vec![0; bytes], past_cache: false, result: Ok(()) }
     }
 }

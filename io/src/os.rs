@@ -222,10 +222,23 @@ impl Disk for OsDisk {
     fn read_batch(&self, requests: &mut [ReadRequest]) {
         // A single read is best made by who wants it.
         #[cfg(target_os = "linux")]
-        if requests.len() > 1 && self.rings.read_batch(requests) {
+        if requests.len() > 1 && self.rings.read_each(requests, &mut |_, _| {}) {
             return;
         }
         self.pool.read_batch(requests);
+    }
+
+    fn read_each(
+        &self,
+        requests: &mut [ReadRequest],
+        done: &mut dyn FnMut(usize, &mut ReadRequest),
+    ) {
+        #[cfg(target_os = "linux")]
+        if requests.len() > 1 && self.rings.read_each(requests, done) {
+            return;
+        }
+        self.pool.read_batch(requests);
+        requests.iter_mut().enumerate().for_each(|(i, request)| done(i, request));
     }
 
     fn now(&self) -> Duration {

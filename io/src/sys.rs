@@ -202,11 +202,25 @@ pub(crate) fn allocate(file: &File, offset: u64, bytes: u64) -> Result<()> {
     }
 }
 
+/// Lets the page cache forget a file, as far as it is on the device.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn forget_cached(file: &File) {
+    // SAFETY: no pointers; the descriptor is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// False if most of a range is not in the page cache; true if it is, if some of it is yet to be written, or if the system
 /// cannot tell. (A read with `RWF_NOWAIT` is no way to ask: it starts reading what is not there.)
 pub(crate) fn is_cached(file: &File, offset: u64, bytes: usize) -> bool {
     let Some([cached, dirty, writing, ..]) = cachestat(file, offset, bytes) else { return true };
     dirty + writing > 0 || cached * CACHE_PAGE_BYTES * 2 >= bytes as u64
+}
+
+/// True if all of a range is in the page cache, if some of it is yet to be written, or if the system cannot tell.
+pub(crate) fn is_cached_whole(file: &File, offset: u64, bytes: usize) -> bool {
+    let Some([cached, dirty, writing, ..]) = cachestat(file, offset, bytes) else { return true };
+    let pages = (offset + bytes as u64).div_ceil(CACHE_PAGE_BYTES) - offset / CACHE_PAGE_BYTES;
+    dirty + writing > 0 || cached >= pages
 }
 
 /// Where a range lies that is about to be read.

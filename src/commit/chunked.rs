@@ -1,6 +1,6 @@
 //! Writing what cannot be latched at once, piece by piece; replay does the same.
 
-use super::many::{Job, READ_AHEAD, prepare_next};
+use super::many::{Job, prepare_next};
 use crate::conflict::{KeyMark, RangeMark};
 use crate::engine::{Engine, Tries};
 use crate::store::give_back::Use;
@@ -68,7 +68,7 @@ impl Engine {
         let mut done = 0;
         while done < set.len() {
             if done >= ahead && ahead < leaves.len() {
-                ahead = leaves.len().min(done + READ_AHEAD);
+                ahead = leaves.len().min(done + self.read_ahead());
                 self.read_ahead_of(&leaves[done..ahead]);
             }
             let table = &set.tables[set.get(done).table as usize];
@@ -93,7 +93,7 @@ impl Engine {
         missing.retain(|leaf| self.store.resident.get(*leaf).is_none());
         if !missing.is_empty() {
             // What fails here, or lies elsewhere by now, is met again when it is written to.
-            let _ignored = self.store.load_many(&missing, View::Current).is_err();
+            let _ignored = self.store.load_to_change(&missing).is_err();
         }
     }
 

@@ -18,11 +18,15 @@ use std::ops::Range;
 /// Leaves that one commit has made sparse and that are looked at again after it.
 const SPARSE_MAX: usize = 64;
 
-/// Leaves that are asked for together.
-pub(super) const READ_AHEAD: usize = 32;
+/// Leaves that are asked for together, where memory has room for them: as deep as a disk likes, and deeper, since the first are worked
+/// on while the last are read.
+const READ_AHEAD_MAX: usize = 128;
 
 /// Leaves that a commit has to read, up to which it is not worth asking whether memory will hold them.
-const READ_FEW: usize = 4 * READ_AHEAD;
+const READ_FEW: usize = 128;
+
+/// Rows up to which a leaf that is missing in the turn is brought in alone, not all of them once more.
+const ROWS_FEW: usize = 32;
 
 /// How often all leaves of a commit are brought in again, before it is applied one after the other.
 const WARMED_MAX: u32 = 2;
@@ -198,7 +202,7 @@ impl Engine {
         {
             warming.missing.push(leaf);
             warming.left -= 1;
-            if warming.missing.len() == READ_AHEAD {
+            if warming.missing.len() >= self.read_ahead() {
                 self.bring_in_missing(warming);
             }
         }
@@ -224,11 +228,20 @@ impl Engine {
         self.pages_of_rows.store(now.max(lately * 7 / 8), Ordering::Relaxed);
     }
 
+    /// Leaves that are asked for together.
+    pub(super) fn read_ahead(&self) -> usize {
+        const LEAST: usize = 32;
+        (self.store.frames.limit() as usize / 64).clamp(LEAST, READ_AHEAD_MAX)
+    }
+
     fn bring_in_missing(&self, warming: &mut Warming<'_>) {
         if !warming.missing.is_empty() {
             // Read-ahead: what fails here is met again, with its error, when it is written to.
-            let _ignored = self.store.load_many(&warming.missing, View::Current).is_err();
+            let _ignored = self.store.load_to_change(&warming.missing).is_err();
             warming.missing.clear();
+            if self.threads && self.store.clean_missing() > 0 {
+                self.wake.wake();
+            }
         }
     }
 
@@ -356,7 +369,7 @@ impl Engine {
                 }
                 latching.warmed = 0;
             }
-            if set.len() > READ_AHEAD {
+            if set.len() > ROWS_FEW {
                 latching.warmed += 1;
                 if self.warm_all(set)? == Warmed::TooMany {
                     return Ok(false);

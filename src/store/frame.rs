@@ -95,9 +95,13 @@ impl Header {
     pub(crate) fn clear(&self, bits: u32) {
         self.state.fetch_and(!bits, Ordering::AcqRel);
     }
-    /// Gives a page that leads to others, or saves reading them, more lives than the others have.
+    /// True if the page leads to others, or saves reading them.
+    pub(crate) fn is_leading(&self) -> bool {
+        self.level.load(Ordering::Relaxed) > 0
+    }
+    /// Gives a page that [leads](Self::is_leading) more lives than the others have.
     pub(crate) fn give_lives(&self) {
-        if self.level.load(Ordering::Relaxed) > 0 {
+        if self.is_leading() {
             self.set(LIVES);
         }
     }

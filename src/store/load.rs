@@ -1,6 +1,7 @@
 //! Bringing pages in, and making room for them.
 
-use super::frame::{DIRTY, FrameId, PINNED, REFERENCED, WRITING};
+use super::evict::Reach;
+use super::frame::{FrameId, REFERENCED};
 use super::give_back::Use;
 use super::image::{self, Address, Codec, kind};
 use super::segment::is_not_found;
@@ -8,6 +9,7 @@ use super::{Store, count};
 use esker_base::sync::{Backoff, Ordering};
 use esker_base::{Error, PageId, Result, SegmentId};
 use esker_index::pages::View;
+use esker_io::ReadRequest;
 use std::time::Duration;
 
 /// Frames evicted at a time by who finds none free.
@@ -17,12 +19,11 @@ const AHEAD_PAGES_MAX: usize = 256;
 /// A waiter gives up after this long without a free frame.
 const FRAME_WAIT: Duration = Duration::from_millis(50);
 
-/// What became of a frame that was to be evicted.
-enum Evicted {
-    Yes,
-    /// It was used, or is in use.
-    Later,
-    NotClean,
+/// What pages are brought in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Read,
+    Change,
 }
 
 /// Images next to each other, read at once.
@@ -75,10 +76,15 @@ mod buffers {
         static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     }
 
-    pub(super) fn request(file: Arc<dyn File>, offset: u64, bytes: usize) -> ReadRequest {
+    pub(super) fn request(
+        file: Arc<dyn File>,
+        offset: u64,
+        bytes: usize,
+        past_cache: bool,
+    ) -> ReadRequest {
         let mut buf = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
         buf.resize(bytes, 0);
-        ReadRequest { file, offset, buf, result: Ok(()) }
+        ReadRequest { file, offset, buf, past_cache, result: Ok(()) }
     }
     pub(super) fn give_back(request: ReadRequest) {
         KEPT.with_borrow_mut(|kept| {
@@ -111,6 +117,15 @@ impl Store {
     /// As [`Self::load`], for many pages with one batch of reads. Pages that cannot be had are an
     /// error only if they are the first one asked for: the others are read-ahead.
     pub(crate) fn load_many(&self, pages: &[PageId], view: View) -> Result<()> {
+        self.load_all(pages, view, Why::Read)
+    }
+
+    /// As [`Self::load_many`], for pages that are about to be changed: the system's cache has no use for their images.
+    pub(crate) fn load_to_change(&self, pages: &[PageId]) -> Result<()> {
+        self.load_all(pages, View::Current, Why::Change)
+    }
+
+    fn load_all(&self, pages: &[PageId], view: View, why: Why) -> Result<()> {
         let mut sources: Vec<Source> = Vec::with_capacity(pages.len());
         for (i, &page) in pages.iter().enumerate() {
             match self.source(page, view) {
@@ -129,7 +144,9 @@ impl Store {
             match self.files.get(stretch.segment) {
                 Ok(file) => {
                     let bytes = stretch.bytes as usize;
-                    requests.push(buffers::request(file, u64::from(stretch.offset), bytes));
+                    let past_cache = why == Why::Change;
+                    let offset = u64::from(stretch.offset);
+                    requests.push(buffers::request(file, offset, bytes, past_cache));
                 }
                 // A page moved and its segment went meanwhile: look again.
                 Err(error) if is_not_found(&error) => {
@@ -137,7 +154,7 @@ impl Store {
                     if self.still_at(source)? {
                         return Err(image::bad_image(source.address, "the segment is missing"));
                     }
-                    return self.load_many(pages, view);
+                    return self.load_all(pages, view, why);
                 }
                 Err(error) => return Err(error),
             }
@@ -145,39 +162,56 @@ impl Store {
         if let ([_], [request]) = (pages, &requests[..]) {
             self.note_miss(request);
         }
-        self.disk.read_batch(&mut requests);
         let mut codec = Codec::new(self.database);
-        for (stretch, mut request) in stretches.iter().zip(requests) {
-            let whole = request.result.is_ok();
-            let mut failed = Some(std::mem::replace(&mut request.result, Ok(())));
-            for source in &sources[stretch.sources.clone()] {
-                let outcome = if whole {
-                    let at = (source.address.offset - stretch.offset) as usize;
-                    let image = &request.buf[at..at + usize::from(source.address.bytes)];
-                    count(&self.counters.page_reads, 1);
-                    count(&self.counters.page_read_bytes, u64::from(source.address.bytes));
-                    self.bring_in(&mut codec, source, image)
-                } else if stretch.sources.len() > 1 {
-                    // What stands in the way of one must not keep the others from being read.
-                    self.read_image(source.address)
-                        .and_then(|image| self.bring_in(&mut codec, source, &image))
-                } else {
-                    failed.take().unwrap_or(Ok(())).map_err(|error| match error {
-                        Error::Io { source: io, .. }
-                            if io.kind() == std::io::ErrorKind::UnexpectedEof =>
-                        {
-                            image::bad_image(source.address, "the segment ends before it")
-                        }
-                        error => error,
-                    })
-                };
-                if source.page == first {
-                    outcome?;
-                }
+        let mut outcome = Ok(());
+        self.disk.read_each(&mut requests, &mut |i, request| {
+            let read = (&stretches[i], &sources[stretches[i].sources.clone()]);
+            let first = self.bring_in_stretch(&mut codec, read, request, first);
+            if first.is_err() {
+                outcome = first;
             }
-            buffers::give_back(request);
+        });
+        requests.into_iter().for_each(buffers::give_back);
+        outcome
+    }
+
+    /// Brings in what was read of one stretch. An error if it stands in the way of the page `first`.
+    fn bring_in_stretch(
+        &self,
+        codec: &mut Codec,
+        (stretch, sources): (&Stretch, &[Source]),
+        request: &mut ReadRequest,
+        first: PageId,
+    ) -> Result<()> {
+        let whole = request.result.is_ok();
+        let mut failed = Some(std::mem::replace(&mut request.result, Ok(())));
+        let mut of_first = Ok(());
+        for source in sources {
+            let outcome = if whole {
+                let at = (source.address.offset - stretch.offset) as usize;
+                let image = &request.buf[at..at + usize::from(source.address.bytes)];
+                count(&self.counters.page_reads, 1);
+                count(&self.counters.page_read_bytes, u64::from(source.address.bytes));
+                self.bring_in(codec, source, image)
+            } else if sources.len() > 1 {
+                // What stands in the way of one must not keep the others from being read.
+                self.read_image(source.address)
+                    .and_then(|image| self.bring_in(codec, source, &image))
+            } else {
+                failed.take().unwrap_or(Ok(())).map_err(|error| match error {
+                    Error::Io { source: io, .. }
+                        if io.kind() == std::io::ErrorKind::UnexpectedEof =>
+                    {
+                        image::bad_image(source.address, "the segment ends before it")
+                    }
+                    error => error,
+                })
+            };
+            if source.page == first {
+                of_first = outcome;
+            }
         }
-        Ok(())
+        of_first
     }
 
     /// Where to read a page from; `None` if it is in memory already.
@@ -305,9 +339,13 @@ impl Store {
         // everything would be evicted before it comes back.
         let coming_max = (self.frames.limit() as usize / 16).max(EVICT_BATCH);
         let mut backoff = Backoff::default();
+        let is_given_back = self.frames.limit() < self.frames.count();
+        // Nearly all of what is in memory is clean then.
+        let is_read = is_given_back && wanted == Use::Read;
+        let reach = if is_read { Reach::All } else { Reach::Some };
         // Where frames are given back, those that are free are for who writes.
-        if wanted == Use::Read && self.is_clean_enough() && self.frames.available() < coming_max {
-            self.evict(EVICT_BATCH);
+        if is_read && self.is_clean_enough() && self.frames.available() < coming_max {
+            self.evict(EVICT_BATCH, reach);
         }
         loop {
             if let Some(frame) = self.frames.take() {
@@ -318,7 +356,8 @@ impl Store {
             }
             // A few frames that come and go are not enough: a descent whose pages push each other out
             // would never end.
-            if self.frames.available() < coming_max && self.evict(EVICT_BATCH) == EVICT_BATCH {
+            if self.frames.available() < coming_max && self.evict(EVICT_BATCH, reach) == EVICT_BATCH
+            {
                 continue;
             }
             if self.frames.available() == 0 || !backoff.is_short() {
@@ -336,8 +375,10 @@ impl Store {
     #[cold]
     fn wait_for_frame(&self, wanted: Use) -> Result<FrameId> {
         const ROUNDS_MAX: usize = 10_000;
+        /// Written at once: more than an ordinary batch of writes brings in, two milliseconds' worth.
+        const PAGES_MAX: usize = 256;
         for _ in 0..ROUNDS_MAX {
-            self.relieve((self.frames.count() as usize / 8).clamp(EVICT_BATCH, 64))?;
+            self.relieve((self.frames.count() as usize / 16).clamp(EVICT_BATCH, PAGES_MAX))?;
             if let Some(frame) = self.take_frame_of_clean(wanted) {
                 return Ok(frame);
             }
@@ -357,9 +398,25 @@ impl Store {
                     self.write_back(&mut writer, want)?;
                 }
                 Ok(())
+            })
+            .inspect_err(|_| {
+                self.evict(want, Reach::All);
             })?;
         }
-        self.evict(want);
+        if self.evict(want, Reach::Some) < want && self.frames.available() == 0 {
+            self.evict(want, Reach::All);
+        }
+        Ok(())
+    }
+
+    /// Writes dirty pages ahead of those who bring leaves in, as far as clean ones are missing, but no more than `most`.
+    pub(crate) fn keep_clean(&self, most: usize) -> Result<()> {
+        let missing = self.clean_missing().min(most);
+        if missing > 0
+            && let Some(mut writer) = self.writer.try_lock_for(FRAME_WAIT)
+        {
+            self.with_reserve(|| self.write_back(&mut writer, missing))?;
+        }
         Ok(())
     }
 
@@ -376,94 +433,6 @@ impl Store {
     /// Frames that versions may occupy before they are written out.
     pub(crate) fn version_frames_max(&self) -> usize {
         self.frames.count() as usize * 15 / 100
-    }
-
-    /// A frame's page has become clean, or came in: it may be evicted, in its turn.
-    pub(crate) fn note_clean(&self, frame: FrameId) {
-        self.clean.lock().push_back(frame);
-    }
-
-    /// Evicts up to `want` clean pages that were not used lately; returns how many. A clock (second chance) over
-    /// the clean pages.
-    pub(crate) fn evict(&self, want: usize) -> usize {
-        /// Frames taken off the queue at a time.
-        const BATCH: usize = 32;
-        /// How often the hand may pass by each frame: as often as one that is used has chances.
-        const CHANCES: usize = 5;
-        let mut evicted = 0;
-        let mut left = self.clean.lock().len() * CHANCES;
-        let mut batch: Vec<FrameId> = Vec::with_capacity(BATCH);
-        while evicted < want && left > 0 {
-            {
-                let mut clean = self.clean.lock();
-                let n = BATCH.min(left).min(clean.len());
-                batch.extend(clean.drain(..n));
-            }
-            if batch.is_empty() {
-                break;
-            }
-            left -= batch.len();
-            let mut kept: Vec<FrameId> = Vec::with_capacity(BATCH);
-            for frame in batch.drain(..) {
-                if evicted == want {
-                    kept.push(frame);
-                    continue;
-                }
-                match self.try_evict(frame) {
-                    Evicted::Yes => evicted += 1,
-                    Evicted::Later => kept.push(frame),
-                    Evicted::NotClean => {}
-                }
-            }
-            self.clean.lock().extend(kept);
-        }
-        count(&self.counters.evictions, evicted as u64);
-        evicted
-    }
-
-    fn try_evict(&self, frame: FrameId) -> Evicted {
-        let header = self.frames.header(frame);
-        let page = PageId(header.page.load(Ordering::Relaxed));
-        let state = header.state.load(Ordering::Relaxed);
-        // It comes back into the queue when it has been written.
-        if page == PageId::NONE || state & (DIRTY | WRITING | PINNED) != 0 {
-            return Evicted::NotClean;
-        }
-        if state & REFERENCED != 0 {
-            header.clear(REFERENCED);
-            header.give_lives();
-            return Evicted::Later;
-        }
-        if header.take_life() {
-            return Evicted::Later;
-        }
-        if !header.try_latch_exclusive() {
-            return Evicted::Later;
-        }
-        if self.evict_latched(frame, page) { Evicted::Yes } else { Evicted::NotClean }
-    }
-
-    /// Evicts a page if it is clean and nobody is at it, whether it was used or not.
-    pub(crate) fn evict_clean(&self, frame: FrameId, page: PageId) -> bool {
-        let header = self.frames.header(frame);
-        !header.has(DIRTY | WRITING | PINNED)
-            && header.try_latch_exclusive()
-            && self.evict_latched(frame, page)
-    }
-
-    /// Unlatches a frame, and evicts the page if that is still there and clean.
-    fn evict_latched(&self, frame: FrameId, page: PageId) -> bool {
-        let header = self.frames.header(frame);
-        let still = header.page_id() == page && !header.has(DIRTY | WRITING | PINNED);
-        if still {
-            header.page.store(0, Ordering::Release);
-            self.resident.remove(page, frame);
-        }
-        header.unlatch_exclusive();
-        if still {
-            self.frames.retire(frame);
-        }
-        still
     }
 
     /// Appends an overflow page's content to `out`: up to `bytes` bytes.
@@ -555,5 +524,31 @@ mod tests {
             // A filter errs now and then, and then a leaf is read in vain.
             assert!(reads * 100 <= gets * 110, "{kind:?}: {reads} reads for {gets} gets");
         }
+    }
+
+    /// The same while all leaves that come in become dirty, so that few pages are clean.
+    #[test]
+    fn what_leads_to_leaves_stays_in_memory_under_updates() {
+        let options = Options::new().page_bytes(1024).memory_bytes(8 << 20).background(false);
+        let db = options.durability(Durability::Os).open_on(Arc::new(MemDisk::new())).unwrap();
+        let table = db.table("t", Index::BTree).unwrap();
+        let key = |n: u64| format!("{:08}", n * 77_773 % 200_000);
+        let value = |n: u64| [(n * 0x9e37_79b9).to_le_bytes(); 15].concat();
+        (0..200_000).for_each(|n| table.put(key(n), value(n)).unwrap());
+        db.settle().unwrap();
+        let update = |batches: std::ops::Range<u64>| {
+            let before = db.stats().page_reads;
+            let rows = (batches.end - batches.start) * 100;
+            for first in batches {
+                let mut batch = db.batch();
+                (0..100).for_each(|i| batch.put(&table, key((first * 100 + i) * 31_337), value(i)));
+                batch.commit().unwrap();
+            }
+            (db.stats().page_reads - before, rows)
+        };
+        update(0..300);
+        let (reads, rows) = update(300..600);
+        assert!(reads > rows / 2, "memory is small: {reads} reads");
+        assert!(reads * 100 <= rows * 102, "{reads} reads for {rows} rows");
     }
 }

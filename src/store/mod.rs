@@ -22,6 +22,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod clean;
 pub(crate) mod disk_reserve;
 pub(crate) mod epoch;
+mod evict;
 pub(crate) mod frame;
 mod free;
 pub(crate) mod give_back;
@@ -339,9 +340,8 @@ pub(crate) struct Store {
     // See the module's docs for their order.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) state: Mutex<State>,
-    /// Frames that hold a clean page, the next to be evicted first: the hand of the clock goes over these only. A frame
-    /// whose page became dirty, or was given up, is dropped when it is met. Innermost.
-    pub(crate) clean: Mutex<VecDeque<FrameId>>,
+    /// Frames that hold a clean page: the hands of the clock go over these only. Innermost.
+    pub(crate) clean: evict::Clean,
     // Atomic.
     /// The newest commit that readers may see.
     pub(crate) published: AtomicU64,
@@ -382,7 +382,7 @@ impl Store {
                 hand: 0,
             }),
             state: Mutex::new(state),
-            clean: Mutex::new(VecDeque::new()),
+            clean: evict::Clean::default(),
             resident: Resident::new(),
             versions: Versions::new(),
             counters: Counters::default(),

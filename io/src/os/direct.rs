@@ -2,7 +2,7 @@
 //!
 //! What a scan of much more than memory reads is not read again soon, but in the page cache it costs a page, a copy, and
 //! another page that has to go: a third of a scan's processor time. Pages that others read again would be
-//! what goes.
+//! what goes. The same holds for a page that is read to be changed: its image is out of date as soon as it is in memory.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 /// What offsets, lengths and addresses are multiples of.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 
 thread_local! {
     /// Where blocks arrive; as large as the largest read so far.

@@ -161,6 +161,10 @@ impl File for OsFile {
     fn handle(&self) -> Option<&fs::File> {
         Some(&self.handle)
     }
+
+    fn direct_handle(&self) -> Option<&fs::File> {
+        self.direct()
+    }
 }
 
 impl OsWindow {

@@ -53,15 +53,12 @@ struct Job {
     file: Arc<dyn File>,
     offset: u64,
     buf: Vec<u8>,
+    past_cache: bool,
     result: Result<()>,
 }
 
-fn read(file: &dyn File, offset: u64, buf: &mut [u8]) -> Result<()> {
-    if buf.len() < LARGE_READ_BYTES {
-        file.read_at(offset, buf)
-    } else {
-        file.read_past_cache(offset, buf)
-    }
+fn read(file: &dyn File, offset: u64, buf: &mut [u8], past_cache: bool) -> Result<()> {
+    if past_cache { file.read_past_cache(offset, buf) } else { file.read_at(offset, buf) }
 }
 
 impl Pool {
@@ -73,7 +70,8 @@ impl Pool {
         let mut missing = Vec::new();
         let single = requests.len() == 1;
         for (index, request) in requests.iter_mut().enumerate() {
-            let cached = if single || request.buf.len() >= LARGE_READ_BYTES {
+            request.past_cache |= request.buf.len() >= LARGE_READ_BYTES;
+            let cached = if single || request.past_cache {
                 Ok(false)
             } else {
                 request.file.read_cached(request.offset, &mut request.buf)
@@ -84,8 +82,8 @@ impl Pool {
             }
         }
         if let [index] = missing[..] {
-            let request = &mut requests[index];
-            request.result = read(&*request.file, request.offset, &mut request.buf);
+            let ReadRequest { file, offset, buf, past_cache, result } = &mut requests[index];
+            *result = read(&**file, *offset, buf, *past_cache);
             return;
         }
         if missing.is_empty() {
@@ -100,6 +98,7 @@ impl Pool {
                 file: Arc::clone(&request.file),
                 offset: request.offset,
                 buf: std::mem::take(&mut request.buf),
+                past_cache: request.past_cache,
                 result: Ok(()),
             })
         });
@@ -185,8 +184,8 @@ impl Batch {
     fn work(&self) {
         while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let mut job = job.lock();
-            let Job { file, offset, buf, result, .. } = &mut *job;
-            *result = read(&**file, *offset, buf);
+            let Job { file, offset, buf, past_cache, result, .. } = &mut *job;
+            *result = read(&**file, *offset, buf, *past_cache);
             drop(job);
             let mut left = self.left.lock();
             *left -= 1;

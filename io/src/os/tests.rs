@@ -369,7 +369,7 @@ fn reads_that_wait_go_on_in_parallel() {
     assert!(pool.thread_count() <= 16);
 }
 
-/// Batches longer than a ring, from more threads than rings are kept for, with errors among them.
+/// Batches longer than a ring, from more threads than rings are kept for, with errors among them, in and past the page cache.
 #[test]
 fn batches_of_many_threads_do_not_mix() {
     let scratch = Scratch::new("mixed");
@@ -379,28 +379,76 @@ fn batches_of_many_threads_do_not_mix() {
         let file = disk.open(name, OpenMode::Create).unwrap();
         let all: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251).to_le_bytes()[0]).collect();
         file.write_at(0, &all).unwrap();
+        file.sync().unwrap();
         std::thread::scope(|scope| {
             for thread in 0..12_u64 {
                 let (disk, file, all) = (&disk, &file, &all);
                 scope.spawn(move || {
                     for round in 0..20 {
+                        #[cfg(target_os = "linux")]
+                        crate::sys::forget_cached(file.handle().unwrap());
                         let at =
                             |i: u64| (thread * 7919 + round * 104_729 + i * 1_299_709) % 1_000_100;
+                        let bytes = |i: u64| [90, 5000, 20_000][usize::try_from(i % 3).unwrap()];
                         let mut requests: Vec<_> = (0..150)
-                            .map(|i| ReadRequest::new(Arc::clone(file), at(i), 90))
+                            .map(|i| ReadRequest {
+                                past_cache: i % 4 > 0,
+                                ..ReadRequest::new(Arc::clone(file), at(i), bytes(i))
+                            })
                             .collect();
-                        disk.read_batch(&mut requests);
-                        for request in requests {
+                        let mut ended = vec![0; requests.len()];
+                        disk.read_each(&mut requests, &mut |i, request| {
+                            ended[i] += 1;
                             let from = usize::try_from(request.offset).unwrap();
-                            match all.get(from..from + 90) {
-                                Some(bytes) => assert_eq!(request.buf, bytes),
+                            match all.get(from..from + request.buf.len()) {
+                                Some(bytes) => assert!(request.buf == bytes, "request {i}"),
                                 None => assert!(request.result.is_err(), "beyond the end"),
                             }
-                        }
+                        });
+                        assert_eq!(ended, vec![1; requests.len()]);
                     }
                 });
             }
         });
+    }
+}
+
+/// What works on a read that has come may panic while others are under way: the kernel is done with all of them before their memory
+/// goes.
+#[test]
+fn a_panic_beside_reads_waits_for_them() {
+    let scratch = Scratch::new("panic");
+    for io_uring in [true, false] {
+        let disk = OsDisk::open(&scratch.0, true).unwrap().io_uring(io_uring);
+        let name = if io_uring { "ring" } else { "threads" };
+        let file = disk.open(name, OpenMode::Create).unwrap();
+        file.write_at(0, &vec![7; 1 << 20]).unwrap();
+        file.sync().unwrap();
+        for round in 0..50 {
+            #[cfg(target_os = "linux")]
+            crate::sys::forget_cached(file.handle().unwrap());
+            let mut requests: Vec<_> = (0..100)
+                .map(|i| ReadRequest {
+                    past_cache: i % 2 > 0,
+                    ..ReadRequest::new(Arc::clone(&file), i * 10_000, 5000)
+                })
+                .collect();
+            let mut count = 0;
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                disk.read_each(&mut requests, &mut |_, request| {
+                    assert!(request.buf.iter().all(|byte| *byte == 7));
+                    count += 1;
+                    assert!(count <= round, "on purpose");
+                });
+            }));
+            assert!(panicked.is_err());
+            drop(requests);
+            // A ring that was left is whole.
+            let mut again: Vec<_> =
+                (0..10).map(|i| ReadRequest::new(Arc::clone(&file), i * 777, 100)).collect();
+            disk.read_batch(&mut again);
+            assert!(again.iter().all(|request| request.buf == [7; 100] && request.result.is_ok()));
+        }
     }
 }
 
