@@ -101,7 +101,8 @@ fn every_length_of_key_and_value_comes_back() {
         let table = table(&db);
         let content = page_bytes - 64;
         let mut lengths: Vec<usize> = (0..40).collect();
-        for size in [content / 8, content / 4, content / 3, content / 2, content, 2 * content] {
+        let inline = esker_index::kind::max_inline_value_bytes(content);
+        for size in [content / 8, inline, content / 3, content / 2, content, 2 * content] {
             lengths.extend(size.saturating_sub(20)..size + 20);
         }
         lengths.retain(|len| *len <= 60 * page_bytes);

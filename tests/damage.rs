@@ -504,7 +504,7 @@ fn raise_version(bytes: &mut [u8], header_bytes: usize) -> u32 {
 #[test]
 fn a_newer_format_is_refused_with_both_versions() {
     let image = image(8, false);
-    for (prefix, header_bytes, version) in [("super", 72, 2), ("wal-", 64, 1)] {
+    for (prefix, header_bytes, version) in [("super", 72, 3), ("wal-", 64, 1)] {
         let disk = image.disk.crash_clone(CrashKind::All, 0);
         let mut raised = 0;
         for (name, _) in files(&disk).into_iter().filter(|(name, _)| name.starts_with(prefix)) {

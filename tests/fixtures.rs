@@ -74,8 +74,11 @@ fn unpack(mut packed: &[u8]) -> SimDisk {
     disk
 }
 
-fn options() -> Options {
-    Options::new().page_bytes(1024).memory_bytes(1 << 20).log_file_bytes(32 << 10).background(false)
+/// Larger pages since version 3, in which they hold longer values than before.
+fn options(version: u32) -> Options {
+    let page_bytes = if version < 3 { 1024 } else { 4096 };
+    let options = Options::new().page_bytes(page_bytes).memory_bytes(1 << 20);
+    options.log_file_bytes(32 << 10).background(false)
 }
 
 /// Rows by table.
@@ -106,6 +109,7 @@ fn key(n: u32) -> Vec<u8> {
 /// Everything that a database may hold: written with the public API, noted in the model.
 struct Writer<'a> {
     db: &'a Database,
+    version: u32,
     model: Model,
 }
 
@@ -133,6 +137,12 @@ impl Writer<'_> {
                 self.put(name, key(n), value(n + round));
             }
             self.put(name, b"large".to_vec(), value(89).repeat(30 + round as usize));
+            if self.version >= 3 {
+                // A quarter of a page each.
+                for n in 0..5 + round {
+                    self.put(name, format!("middle {n}").into_bytes(), value(89).repeat(10));
+                }
+            }
             for n in (round * 80..round * 80 + 110).step_by(9) {
                 self.delete(name, &key(n));
             }
@@ -150,12 +160,12 @@ impl Writer<'_> {
     }
 }
 
-/// Makes a database; it was closed, or has a tail of log behind its last checkpoint.
-fn write(closed: bool) -> (SimDisk, Model) {
+/// Makes a database, with what there was at a version; it was closed, or has a tail of log behind its last checkpoint.
+fn write(closed: bool, version: u32) -> (SimDisk, Model) {
     let disk = SimDisk::new(1);
-    let options = options().durability(Durability::Os);
+    let options = options(version).durability(Durability::Os);
     let db = options.open_on(Arc::new(disk.clone())).unwrap();
-    let mut writer = Writer { db: &db, model: Model::new() };
+    let mut writer = Writer { db: &db, version, model: Model::new() };
     for (name, kind) in TABLES {
         db.create_table(name, kind).unwrap();
         writer.model.insert(name, BTreeMap::new());
@@ -207,23 +217,26 @@ fn expect(db: &Database, model: &Model) {
 #[expect(clippy::disallowed_methods, reason = "fixtures lie on the real disk")]
 #[test]
 fn every_version_of_the_format_opens() {
+    const PRESENT: u32 = 3;
     let mut seen = 0;
     let names = [
-        ("format-1-closed", true, false),
-        ("format-1-killed", false, false),
-        ("format-2-closed", true, true),
-        ("format-2-killed", false, true),
+        ("format-1-closed", true, 1),
+        ("format-1-killed", false, 1),
+        ("format-2-closed", true, 2),
+        ("format-2-killed", false, 2),
+        ("format-3-closed", true, PRESENT),
+        ("format-3-killed", false, PRESENT),
     ];
-    for (name, closed, present) in names {
+    for (name, closed, version) in names {
         let path = folder().join(name);
-        let (disk, model) = write(closed);
-        if present && !path.exists() && std::env::var_os("ESKER_FIXTURE").is_some() {
+        let (disk, model) = write(closed, version);
+        if version == PRESENT && !path.exists() && std::env::var_os("ESKER_FIXTURE").is_some() {
             std::fs::create_dir_all(folder()).unwrap();
             std::fs::write(&path, pack(&disk)).unwrap();
         }
         let packed = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
         let old = unpack(&packed);
-        let db = options().open_on(Arc::new(old.clone())).unwrap();
+        let db = options(version).open_on(Arc::new(old.clone())).unwrap();
         expect(&db, &model);
         // Life goes on with it.
         for (table, _) in TABLES {
@@ -235,7 +248,7 @@ fn every_version_of_the_format_opens() {
         for (table, _) in TABLES {
             model.get_mut(table).unwrap().insert(b"new".to_vec(), b"row".to_vec());
         }
-        expect(&options().open_on(Arc::new(old)).unwrap(), &model);
+        expect(&options(version).open_on(Arc::new(old)).unwrap(), &model);
         seen += 1;
     }
     let there = std::fs::read_dir(folder()).unwrap().count();

@@ -76,9 +76,15 @@ pub fn max_key_bytes(content_bytes: usize) -> usize {
     (content_bytes + 64) / 4
 }
 
-/// Longest value that stays in its page, for pages with this much content.
+/// Longest value that stays in its page, for pages with this much content: 1.9 KiB of 8 KiB.
+///
+/// What a page has room for beside the longest key and, in a leaf, fences as long on both sides; never less than an eighth, which pages of
+/// 1 KiB and less keep to. (The limit was an eighth for all before format version 3: then a value of 1 KiB took a page of its own.)
 pub fn max_inline_value_bytes(content_bytes: usize) -> usize {
-    content_bytes / 8
+    /// Headers of a page and of its rows.
+    const HEADERS_BYTES: usize = 72;
+    let beside = 3 * max_key_bytes(content_bytes) + HEADERS_BYTES;
+    content_bytes.saturating_sub(beside).max(content_bytes / 8)
 }
 
 /// Which way a scan goes.

@@ -278,7 +278,9 @@ mod tests {
             assert!(given_back > frames / 4, "{kind:?}: {given_back} of {frames}");
             read(&table, 10_000);
             let stats = db.stats();
-            assert!(stats.cache_pages_given_back >= given_back, "{kind:?}: they stay there");
+            // But for a few: more of what leads to leaves may have come in.
+            let least = given_back.saturating_sub(frames / 8);
+            assert!(stats.cache_pages_given_back >= least, "{kind:?}: they stay there");
             assert_eq!(stats.stalls_frames, stalls, "{kind:?}");
 
             // Half of memory becomes dirty.

@@ -23,8 +23,8 @@ use esker_base::{DatabaseId, Error, Lsn, Result};
 use esker_io::{Disk, OpenMode};
 
 /// Newest format version that this build reads and writes.
-pub(crate) const FORMAT_VERSION: u32 = 2;
-/// The oldest that can be read: 1 has no folded images.
+pub(crate) const FORMAT_VERSION: u32 = 3;
+/// The oldest that can be read: 1 has no folded images, 2 none of values longer than an eighth of a page.
 const FORMAT_VERSION_MIN: u32 = 1;
 /// The file.
 pub(crate) const SUPER_NAME: &str = "super";
@@ -351,9 +351,9 @@ mod tests {
             page_bytes: 8192,
         };
         let slot = superblock.encode();
-        let golden = b"\x89Esker\r\n\x02\0\0\0\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11\
+        let golden = b"\x89Esker\r\n\x03\0\0\0\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11\
             \x09\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\x03\0\0\0\0\0\0\0\
-            \xef\xbe\xad\xde\x34\x12\0\0\0\x20\0\0\0\0\0\0\xa0\xa7\x0d\x47";
+            \xef\xbe\xad\xde\x34\x12\0\0\0\x20\0\0\0\0\0\0\x35\x8a\x38\xc8";
         assert_eq!(slot[..golden.len()], golden[..]);
         assert!(slot[golden.len()..].iter().all(|byte| *byte == 0));
         assert_eq!(Superblock::decode(&slot).unwrap(), Some(superblock));

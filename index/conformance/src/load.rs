@@ -213,7 +213,7 @@ fn try_little_memory(subject: Subject<'_>, seed: u64) -> Result<()> {
     let table = db.create_table("t", subject.kind_of(seed))?;
     let mut wanted = Map::new();
     let key_bytes_max = (page_bytes / 4).min(esker::KEY_BYTES_MAX) as u64;
-    let inline_max = (page_bytes as u64 - 64) / 8;
+    let inline_max = esker::index::kind::max_inline_value_bytes(page_bytes - 64) as u64;
     let kinds = rng.pick(&[3, 6]);
     for round in 0..2500u64 {
         let n = rng.below(1200);
