@@ -35,7 +35,8 @@ const SAMPLE_BYTES_MIN: usize = 64 << 10;
 const BYTES_MIN: usize = 4 << 10;
 /// Looks after which it is decided again.
 const WINDOW: u64 = 256;
-/// A sample that answers one look in so many becomes the whole, which becomes a sample if it answers less than one in so many.
+/// A sample that answers one look in so many becomes the whole, which, once it is full, becomes a sample if it answers less than one in
+/// so many.
 const GROW: u64 = 8;
 const SHRINK: u64 = 32;
 /// Bytes that the map takes for a row, about: twelve, a byte of control, and up to as much again that is free.
@@ -193,6 +194,10 @@ impl RowCache {
         let new_hits = hits - self.hits_before.load(Ordering::Relaxed);
         self.looks_before.store(looks, Ordering::Relaxed);
         self.hits_before.store(hits, Ordering::Relaxed);
+        if !was_sample && self.bytes() < self.limit_bytes.load(Ordering::Relaxed) / 2 {
+            // It began with the rows of the sample, and cannot answer much before others are here.
+            return true;
+        }
         let share = if was_sample { GROW } else { SHRINK };
         new_hits * share >= new_looks
     }
@@ -384,8 +389,12 @@ mod tests {
         assert_eq!(ask(|_| 1), (most, 1600));
         assert_eq!(ask(|n| if n % 20 == 0 { 1 } else { n + 10 }), (most, 1600), "little is enough");
         assert!(get(&cache, 1).is_ok(), "what was there stays");
-        assert_eq!(ask(|n| n + 10).0, sample);
-        assert!(get(&cache, 1).is_err(), "what may be too much went");
+        assert_eq!(ask(|n| n + 10), (most, 1600), "it is not full yet");
+        assert!(get(&cache, 1).is_ok(), "what was there stays");
+        (2000..40_000).for_each(|key| put(&cache, key, &[1; 50]));
+        put(&cache, 100_000, b"late");
+        assert_eq!(ask(|n| n + 200_000).0, sample);
+        assert!(get(&cache, 100_000).is_err(), "what may be too much went");
         cache.resize(1 << 20, false);
         assert_eq!((size(), wanted()), (512 << 10, 1600), "too little for a sample");
         cache.resize(0, false);

@@ -386,7 +386,7 @@ fn batches_of_many_threads_do_not_mix() {
                 scope.spawn(move || {
                     for round in 0..20 {
                         #[cfg(target_os = "linux")]
-                        crate::sys::forget_cached(file.handle().unwrap());
+                        sys::forget_cached(file.handle().unwrap());
                         let at =
                             |i: u64| (thread * 7919 + round * 104_729 + i * 1_299_709) % 1_000_100;
                         let bytes = |i: u64| [90, 5000, 20_000][usize::try_from(i % 3).unwrap()];
@@ -426,7 +426,7 @@ fn a_panic_beside_reads_waits_for_them() {
         file.sync().unwrap();
         for round in 0..50 {
             #[cfg(target_os = "linux")]
-            crate::sys::forget_cached(file.handle().unwrap());
+            sys::forget_cached(file.handle().unwrap());
             let mut requests: Vec<_> = (0..100)
                 .map(|i| ReadRequest {
                     past_cache: i % 2 > 0,
