@@ -7,6 +7,7 @@
 
 use crate::background::PoisonOnPanic;
 use crate::engine::Engine;
+use crate::store::load::Why;
 use esker_base::PageId;
 use esker_base::sync::{AtomicBool, Condvar, Mutex, Ordering};
 use esker_index::pages::View;
@@ -135,7 +136,7 @@ impl ReadAhead {
     }
 
     /// Reads what is asked for until the engine is closed.
-    fn run(&self, engine: &Engine) {
+    fn run(&self, engine: &Engine, why: Why) {
         let panicked = PoisonOnPanic(engine);
         self.begin();
         let running = Running(self);
@@ -163,7 +164,7 @@ impl ReadAhead {
             };
             batch.retain(|page| engine.store.resident.get(*page).is_none());
             if !batch.is_empty() {
-                let _met_again = engine.store.load_many(&batch, view).is_err();
+                let _met_again = engine.store.load_for(&batch, view, why).is_err();
             }
         }
         drop(running);
@@ -179,12 +180,12 @@ impl State {
 
 /// The thread that reads for background work.
 pub(crate) fn work_ahead_thread(engine: &Engine) {
-    engine.read_ahead.run(engine);
+    engine.read_ahead.run(engine, Why::Change);
 }
 
 /// One of two threads that read for scans: while one waits for the device, the other unpacks.
 pub(crate) fn scan_ahead_thread(engine: &Engine) {
-    engine.scan_ahead.run(engine);
+    engine.scan_ahead.run(engine, Why::Read);
 }
 
 /// However the thread ends, nobody waits for it.

@@ -210,7 +210,7 @@ impl Engine {
                             missing.truncate(READ_NOW);
                         }
                         missing.insert(0, page);
-                        let _ignored = self.store.load_many(&missing, View::Current).is_err();
+                        let _ignored = self.store.load_to_change(&missing).is_err();
                     }
                     self.follow_up(Stop::Missing(page), View::Current, &mut tries)
                 }

@@ -21,8 +21,9 @@ const FRAME_WAIT: Duration = Duration::from_millis(50);
 
 /// What pages are brought in for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub(crate) enum Why {
     Read,
+    /// To be changed, or replaced by others: the system's cache has no use for their images.
     Change,
 }
 
@@ -117,15 +118,16 @@ impl Store {
     /// As [`Self::load`], for many pages with one batch of reads. Pages that cannot be had are an
     /// error only if they are the first one asked for: the others are read-ahead.
     pub(crate) fn load_many(&self, pages: &[PageId], view: View) -> Result<()> {
-        self.load_all(pages, view, Why::Read)
+        self.load_for(pages, view, Why::Read)
     }
 
-    /// As [`Self::load_many`], for pages that are about to be changed: the system's cache has no use for their images.
+    /// As [`Self::load_many`], for pages that are about to be changed.
     pub(crate) fn load_to_change(&self, pages: &[PageId]) -> Result<()> {
-        self.load_all(pages, View::Current, Why::Change)
+        self.load_for(pages, View::Current, Why::Change)
     }
 
-    fn load_all(&self, pages: &[PageId], view: View, why: Why) -> Result<()> {
+    /// As [`Self::load_many`].
+    pub(crate) fn load_for(&self, pages: &[PageId], view: View, why: Why) -> Result<()> {
         let mut sources: Vec<Source> = Vec::with_capacity(pages.len());
         for (i, &page) in pages.iter().enumerate() {
             match self.source(page, view) {
@@ -154,7 +156,7 @@ impl Store {
                     if self.still_at(source)? {
                         return Err(image::bad_image(source.address, "the segment is missing"));
                     }
-                    return self.load_all(pages, view, why);
+                    return self.load_for(pages, view, why);
                 }
                 Err(error) => return Err(error),
             }
