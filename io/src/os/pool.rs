@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 const THREADS_MAX: usize = 16;
 
 /// A read of this much is one of many that go on to the end of something large: none of it is wanted again soon.
-const LARGE_READ_BYTES: usize = 64 << 10;
+pub(super) const LARGE_READ_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Pool {

@@ -12,6 +12,7 @@
 )]
 
 use super::direct::BLOCK_BYTES;
+use super::pool::LARGE_READ_BYTES;
 use crate::ReadRequest;
 use crate::sys::{self, Mapping};
 use esker_base::sync::{AtomicBool, Mutex, Ordering};
@@ -26,13 +27,17 @@ const WAIT_FOR: usize = 8;
 /// Rings kept; as many threads may read at once without making new ones.
 const RINGS_MAX: usize = 8;
 
-/// What a read past the cache may be long, with the blocks that it lies in.
+/// What a read past the cache may be long, with the blocks that it lies in: each of those under way,
 const SLOT_BYTES: usize = 4 * BLOCK_BYTES;
+/// and a few.
+const LARGE_SLOT_BYTES: usize = (256 << 10) + 2 * BLOCK_BYTES;
+const LARGE_SLOTS: usize = 4;
+const SLOTS_BYTES: usize = DEPTH * SLOT_BYTES + LARGE_SLOTS * LARGE_SLOT_BYTES;
 
 /// A ring, and where its reads past the cache arrive: whole blocks, at addresses of blocks.
 struct Ring {
     ring: IoUring,
-    /// A slot for each read under way; in memory as far as they were used.
+    /// A slot for each read under way, and the large ones behind them; in memory as far as they were used.
     slots: Option<Mapping>,
 }
 
@@ -101,7 +106,7 @@ impl Rings {
         }
         match IoUring::new(u32::try_from(DEPTH).expect("a few")) {
             // Without slots all reads go through the cache.
-            Ok(ring) => Some(Ring { ring, slots: Mapping::anonymous(DEPTH * SLOT_BYTES).ok() }),
+            Ok(ring) => Some(Ring { ring, slots: Mapping::anonymous(SLOTS_BYTES).ok() }),
             Err(error) => {
                 // Too few descriptors, or too little memory: another time.
                 if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
@@ -120,27 +125,39 @@ struct Way {
     to: *mut u8,
     offset: u64,
     bytes: u32,
-    /// For a read past the cache: where in its slot what was asked for begins.
-    skip: Option<usize>,
+    /// For a read past the cache: where in the slots what was asked for begins.
+    slot: Option<usize>,
 }
 
-/// The way of a request that is the `index`-th of a chunk.
-fn way(slots: Option<&Mapping>, index: usize, request: &mut ReadRequest) -> Way {
-    let skip = usize::try_from(request.offset % BLOCK_BYTES as u64).expect("part of a block");
-    let end = skip + request.buf.len();
+/// The way of a request that is the `index`-th of a chunk, of which `large` had large slots so far.
+fn way(slots: Option<&Mapping>, index: usize, large: &mut usize, request: &mut ReadRequest) -> Way {
     let handle = request.file.handle().expect("seen before");
-    if request.past_cache
-        && end <= SLOT_BYTES
+    let skip = usize::try_from(request.offset % BLOCK_BYTES as u64).expect("part of a block");
+    let (bytes, end) = (request.buf.len(), skip + request.buf.len());
+    let is_large = bytes >= LARGE_READ_BYTES;
+    let slot = match end {
+        ..=SLOT_BYTES if request.past_cache => Some(index * SLOT_BYTES),
+        ..=LARGE_SLOT_BYTES if (is_large || request.past_cache) && *large < LARGE_SLOTS => {
+            Some(DEPTH * SLOT_BYTES + *large * LARGE_SLOT_BYTES)
+        }
+        _ => None,
+    };
+    if let Some(slot) = slot
         && let Some(slots) = slots
         && let Some(direct) = request.file.direct_handle()
-        && !sys::is_cached_whole(handle, request.offset, request.buf.len())
+        && !(if is_large { sys::is_cached } else { sys::is_cached_whole })(
+            handle,
+            request.offset,
+            bytes,
+        )
     {
+        *large += usize::from(slot >= DEPTH * SLOT_BYTES);
         return Way {
             fd: types::Fd(direct.as_raw_fd()),
-            to: slots.pointer_at(index * SLOT_BYTES).as_ptr(),
+            to: slots.pointer_at(slot).as_ptr(),
             offset: request.offset - skip as u64,
             bytes: u32::try_from(end.next_multiple_of(BLOCK_BYTES)).expect("a slot at most"),
-            skip: Some(skip),
+            slot: Some(slot + skip),
         };
     }
     Way {
@@ -148,8 +165,8 @@ fn way(slots: Option<&Mapping>, index: usize, request: &mut ReadRequest) -> Way 
         to: request.buf.as_mut_ptr(),
         offset: request.offset,
         // Longer ones are finished as short ones.
-        bytes: u32::try_from(request.buf.len()).unwrap_or(u32::MAX),
-        skip: None,
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        slot: None,
     }
 }
 
@@ -204,11 +221,11 @@ fn read(
     ended: &mut [bool; DEPTH],
     done: &mut dyn FnMut(usize, &mut ReadRequest),
 ) -> bool {
-    let mut skips = [None; DEPTH];
+    let (mut arrives_at, mut large) = ([None; DEPTH], 0);
     for (index, request) in requests.iter_mut().enumerate() {
         request.result = Err(unread());
-        let way = way(slots.as_ref(), index, request);
-        skips[index] = way.skip;
+        let way = way(slots.as_ref(), index, &mut large, request);
+        arrives_at[index] = way.slot;
         let entry = opcode::Read::new(way.fd, way.to, way.bytes)
             .offset(way.offset)
             .build()
@@ -234,11 +251,11 @@ fn read(
         while let Some((index, result)) = under_way.next() {
             let request = &mut requests[index];
             let wanted = request.buf.len();
-            match (skips[index], &*slots, usize::try_from(result)) {
+            match (arrives_at[index], &*slots, usize::try_from(result)) {
                 (None, _, Ok(read)) if read == wanted => request.result = Ok(()),
                 // The last block may end with the file.
-                (Some(skip), Some(slots), Ok(read)) if read >= skip + wanted => {
-                    let from = slots.pointer_at(index * SLOT_BYTES + skip).as_ptr();
+                (Some(at), Some(slots), Ok(read)) if read >= at % BLOCK_BYTES + wanted => {
+                    let from = slots.pointer_at(at).as_ptr();
                     // SAFETY: so many bytes of the slot were read, and the kernel is done with it; nothing else refers to it.
                     let read = unsafe { std::slice::from_raw_parts(from, wanted) };
                     request.buf.copy_from_slice(read);

@@ -389,10 +389,11 @@ fn batches_of_many_threads_do_not_mix() {
                         sys::forget_cached(file.handle().unwrap());
                         let at =
                             |i: u64| (thread * 7919 + round * 104_729 + i * 1_299_709) % 1_000_100;
-                        let bytes = |i: u64| [90, 5000, 20_000][usize::try_from(i % 3).unwrap()];
+                        let bytes =
+                            |i: u64| [90, 5000, 20_000, 100_000][usize::try_from(i % 4).unwrap()];
                         let mut requests: Vec<_> = (0..150)
                             .map(|i| ReadRequest {
-                                past_cache: i % 4 > 0,
+                                past_cache: i % 5 > 0,
                                 ..ReadRequest::new(Arc::clone(file), at(i), bytes(i))
                             })
                             .collect();
