@@ -380,10 +380,13 @@ impl Store {
         /// Written at once: more than an ordinary batch of writes brings in, two milliseconds' worth.
         const PAGES_MAX: usize = 256;
         for _ in 0..ROUNDS_MAX {
-            self.relieve((self.frames.count() as usize / 16).clamp(EVICT_BATCH, PAGES_MAX))?;
+            let want = (self.frames.count() as usize / 16).clamp(EVICT_BATCH, PAGES_MAX);
+            let relieved = self.relieve(want);
+            // What cannot be written, on a full disk, does not keep readers from what is clean.
             if let Some(frame) = self.take_frame_of_clean(wanted) {
                 return Ok(frame);
             }
+            relieved?;
         }
         Err(Error::invalid(
             "memory_bytes too small",
@@ -402,7 +405,7 @@ impl Store {
                 Ok(())
             })
             .inspect_err(|_| {
-                self.evict(want, Reach::All);
+                self.evict(EVICT_BATCH, Reach::All);
             })?;
         }
         if self.evict(want, Reach::Some) < want && self.frames.available() == 0 {
