@@ -144,3 +144,21 @@ fn a_kind_that_is_not_registered_is_named() {
     let db = open(with_trie, &left).unwrap();
     assert_eq!(db.open_table("t").unwrap().get("key").unwrap().unwrap(), b"value");
 }
+
+/// One split made as many leaves as a page can tell apart, and a batch that is applied in pieces, or replayed, tried again and
+/// again to set so many aside: more than it may.
+#[test]
+fn a_batch_in_pieces_splits_into_what_a_turn_may_set_aside() {
+    for kind in [Index::BTree, Index::Fractal] {
+        let options = Options::new().page_bytes(8192).memory_bytes(1 << 20).background(false);
+        let db = options.open_on(Arc::new(SimDisk::new(1))).unwrap();
+        let table = db.create_table("t", kind).unwrap();
+        let mut batch = db.batch();
+        batch.delete_range(&table, "a".."b");
+        for n in 0..240u16 {
+            batch.put(&table, n.to_be_bytes(), [7; 1000]);
+        }
+        batch.commit().unwrap();
+        assert_eq!(table.rows().unwrap().count(), 240, "{kind:?}");
+    }
+}

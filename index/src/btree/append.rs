@@ -68,15 +68,14 @@ pub(crate) fn append<'w>(
 
 /// After a first cut at the end of a leaf: the writes that follow inside the old fences fill new leaves. All of these are
 /// made by one split, which costs a new branch, and not by one each. A leaf gets as much as fits a page whatever its fences are, and
-/// about `aim_bytes` with the prefix that it will have.
+/// about `aim_bytes` with the prefix that it will have. `leaves_max`: how many there may be, the first included.
 pub(crate) fn cut_further(
-    content_bytes: usize,
-    aim_bytes: usize,
+    (content_bytes, aim_bytes): (usize, usize),
+    leaves_max: usize,
     writes: &dyn GroupWrites,
     rest: Range<usize>,
     cuts: &mut Vec<Cut>,
 ) {
-    const LEAVES_MAX: usize = 64;
     let at = cuts[0].0;
     let mut pivot_bytes_left = content_bytes / 8;
     // Whatever is behind the writes belongs to the last new leaf.
@@ -103,7 +102,7 @@ pub(crate) fn cut_further(
             let Some(left) = pivot_bytes_left.checked_sub(pivot.len() + ENTRY_BYTES_MAX) else {
                 return;
             };
-            if cuts.len() == LEAVES_MAX {
+            if cuts.len() >= leaves_max {
                 return;
             }
             pivot_bytes_left = left;
@@ -155,7 +154,7 @@ mod tests {
             .collect();
         let leaves_of = |aim_bytes: usize| {
             let mut cuts = vec![(0, keys[0].clone())];
-            cut_further(8128, aim_bytes, &All(&writes), 0..writes.len(), &mut cuts);
+            cut_further((8128, aim_bytes), 64, &All(&writes), 0..writes.len(), &mut cuts);
             let pairs = cuts.windows(2).map(|pair| {
                 let (low, high) = (&pair[0].1, &pair[1].1);
                 let mut body = vec![0; 8128];

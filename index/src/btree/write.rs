@@ -174,8 +174,8 @@ pub fn prepare_group<'a, P: TurnPages>(
             if split::fits(leaf, &[&cuts[0]]) {
                 if cut == leaf.len() {
                     append::cut_further(
-                        pages.content_bytes(),
-                        pages.leaf_bytes(),
+                        (pages.content_bytes(), pages.leaf_bytes()),
+                        leaves_at_once(pages.reserve_left()),
                         writes,
                         fit.fitting..fit.inside,
                         &mut cuts,
@@ -188,6 +188,14 @@ pub fn prepare_group<'a, P: TurnPages>(
         }
         split_for(pages, root, page, first.key, at)?;
     }
+}
+
+/// How many leaves a split makes, of what the turn has set aside for all new pages: what was set aside for this one may be all
+/// that there is. A few, however little that is, for the turn to get more.
+fn leaves_at_once(reserve_left: usize) -> usize {
+    /// For branches on the way, each of which may be split.
+    const BRANCHES: usize = 8;
+    reserve_left.saturating_sub(BRANCHES).clamp(6, 64)
 }
 
 /// The branches above a leaf that is latched, and may be the root.
