@@ -160,6 +160,8 @@ fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     }
     if no_space(&result) && disk_reserve::remove(&**disk)? {
         esker_base::mark::OPEN_WITHOUT_RESERVE.hit();
+        // Each try leaves the log that it has begun.
+        remove_stale_log_files(&**disk)?;
         result = recover_with_log_on(disk, options, disk);
         if let Ok(engine) = &result {
             engine.store.disk_reserve.note_given_up();
@@ -167,6 +169,7 @@ fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<Engine> {
     }
     if no_space(&result) {
         esker_base::mark::OPEN_READ_ONLY.hit();
+        remove_stale_log_files(&**disk)?;
         let memory: Arc<dyn Disk> = Arc::new(MemDisk::new());
         result = recover_with_log_on(disk, options, &memory).map(|mut engine| {
             engine.read_only = true;
