@@ -387,8 +387,8 @@ impl Engine {
             return;
         }
         let mut state = self.store.state.lock();
-        state.freed.extend(turn.reserve.freed.drain(..));
-        state.trees.append(&mut turn.reserve.trees);
+        turn.reserve.freed.drain(..).for_each(|freed| state.note_freed(freed));
+        turn.reserve.trees.drain(..).for_each(|tree| state.note_tree(tree));
     }
 
     /// Gives back the page ids that turns have set aside, so that a checkpoint lists them as free. In the turn.

@@ -33,6 +33,19 @@ pub enum Index {
     Custom(&'static str),
 }
 
+/// Longest name of a table, or of a kind of index, in bytes.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
+
+/// Whether tables may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+}
+
+/// Whether tables may have this id. Page images of the engine itself have 0; the last is never reached, so there is always a next.
+pub(crate) fn is_id(id: TableId) -> bool {
+    id > TableId(0) && id < TableId(u32::MAX)
+}
+
 /// The code of custom kinds, whose name follows.
 pub(crate) const CUSTOM: u8 = 4;
 
@@ -230,6 +243,9 @@ impl Catalog {
     ) -> Option<(Self, TableId)> {
         let mut reader = Reader::new(bytes);
         let next = TableId(u32::try_from(reader.varint()?).ok()?);
+        if next == TableId(0) {
+            return None;
+        }
         let mut catalog = Self::default();
         for _ in 0..reader.varint()? {
             let id = TableId(u32::try_from(reader.varint()?).ok()?);
@@ -239,12 +255,15 @@ impl Catalog {
             let root = PageId(reader.varint()?);
             let rows = reader.varint()?;
             let name = std::str::from_utf8(reader.prefixed()?).ok()?;
-            if root.0 >= PageId::LIMIT || id >= next || catalog.has(id, name) {
+            if root.0 >= PageId::LIMIT || id >= next || !is_id(id) || catalog.has(id, name) {
                 return None;
             }
             if root == PageId::NONE {
                 catalog.dropped.insert(id, kind);
                 continue;
+            }
+            if !is_name(name) {
+                return None;
             }
             catalog.insert(Arc::new(TableState::new(id, name, kind, make(id, kind), root, rows)));
         }
@@ -309,5 +328,9 @@ mod tests {
             assert!(!decoded(second), "{second:?}: an id is there twice");
         }
         assert!(!decoded((3, PageId(10), "users")), "a name is there twice");
+        assert!(!decoded((0, PageId(10), "clicks")), "the engine's own images have table 0");
+        assert!(!decoded((8, PageId(10), "clicks")), "it is still to come");
+        assert!(!decoded((3, PageId(10), "")), "a name that no call takes");
+        assert!(!decoded((3, PageId(PageId::LIMIT), "clicks")), "a page that cannot be");
     }
 }

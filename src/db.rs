@@ -2,7 +2,7 @@
 
 use crate::background::Threads;
 use crate::batch::Batch;
-use crate::catalog::{Index, TableState};
+use crate::catalog::{Index, NAME_BYTES_MAX, TableState, is_id, is_name};
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::record::Record;
@@ -16,8 +16,6 @@ use esker_base::{CommitNo, Error, Lsn, Result};
 use std::fmt;
 use std::path::Path;
 
-/// Longest name of a table, in bytes.
-const TABLE_NAME_BYTES_MAX: usize = 255;
 /// A transaction that conflicted this often runs alone.
 const TRIES_BEFORE_SOLO: u32 = 2;
 
@@ -130,14 +128,15 @@ impl Database {
     /// # Errors
     /// `Invalid` if there is one of that name, or the name is empty or longer than 255 bytes.
     pub fn create_table(&self, name: &str, kind: Index) -> Result<Table> {
-        if name.is_empty() || name.len() > TABLE_NAME_BYTES_MAX {
+        if !is_name(name) {
             return Err(Error::invalid(
                 "table name",
-                format!("{} bytes, from 1 to {TABLE_NAME_BYTES_MAX}", name.len()),
+                format!("{} bytes, from 1 to {NAME_BYTES_MAX}", name.len()),
             ));
         }
-        if kind.custom_name().len() > TABLE_NAME_BYTES_MAX {
-            return Err(Error::invalid("name of an index kind", format!("{} bytes", name.len())));
+        let custom = kind.custom_name().len();
+        if custom > NAME_BYTES_MAX {
+            return Err(Error::invalid("name of an index kind", format!("{custom} bytes")));
         }
         let engine = self.engine();
         let state = self.define(|turn, commit| {
@@ -145,6 +144,9 @@ impl Database {
                 return Err(Error::invalid("table exists", name));
             }
             let id = turn.next_table;
+            if !is_id(id) {
+                return Err(Error::invalid("table", "no database has had so many"));
+            }
             if matches!(kind, Index::Custom(name) if !engine.options.kinds.has(name)) {
                 return Err(Error::UnknownKind { kind: kind.to_string(), table: name.to_owned() });
             }
@@ -181,7 +183,7 @@ impl Database {
         &self,
         change: impl Fn(&mut crate::turn::Turn, CommitNo) -> Result<(Lsn, Result<R>)>,
     ) -> Result<R> {
-        const RECORD_BYTES_MAX: usize = 2 * TABLE_NAME_BYTES_MAX + 32;
+        const RECORD_BYTES_MAX: usize = 2 * NAME_BYTES_MAX + 32;
         let engine = self.engine();
         engine.check_writable()?;
         let (lsn, result) = loop {

@@ -152,7 +152,7 @@ pub(crate) fn find_whole(
 
 /// Reads a large value. A cut holds its pages.
 pub(crate) fn large(engine: &Engine, handle: Handle) -> Result<Vec<u8>> {
-    value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64)
+    value::read(&engine.store, handle)
 }
 
 /// Reads the leaves of many keys in batches, as far as a quarter of memory goes.

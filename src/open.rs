@@ -221,6 +221,7 @@ fn recover_with_log_on(
         Arc::new(AnyKind::of(kind, options, &logic, place))
     };
     let (mut catalog, next_table) = Catalog::decode(&engine, &make)
+        .filter(|(catalog, _)| catalog.by_id.values().all(|t| state.ids.has(t.root.page().0, 1)))
         .ok_or_else(|| Error::corrupt("catalogue", name.clone(), 0, "it does not decode"))?;
     check_segments(&**disk, &mut state)?;
 

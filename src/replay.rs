@@ -4,7 +4,7 @@
 //! gets memory and the new log's file ready and syncs what was copied. A second of puts at full speed is then replayed in
 //! less than a second.
 
-use crate::catalog::Index;
+use crate::catalog::{Index, is_id, is_name};
 use crate::commit::Job;
 use crate::engine::Engine;
 use crate::range::Span;
@@ -63,9 +63,13 @@ pub(crate) fn replay(
     from: CommitNo,
 ) -> Result<()> {
     let read = |give: &mut dyn FnMut(Groups) -> Result<()>| {
-        let mut batch = Groups::default();
+        let (mut batch, mut newest) = (Groups::default(), CommitNo(0));
         let (database, start) = (superblock.database, superblock.log_start);
         esker_wal::read(disk, database, superblock.incarnation, start, &mut |group| {
+            if group.commit <= newest {
+                return Err(bad_record("its commit is not newer than the one before"));
+            }
+            newest = group.commit;
             if group.commit > from {
                 batch.push(group.commit, group.payload);
             }
@@ -162,9 +166,9 @@ fn bad_record(detail: &str) -> Error {
     Error::corrupt("log record", "wal", 0, detail)
 }
 
-/// Good checksums do not make it a key that a call has let through.
-fn check_key(engine: &Engine, key: &[u8]) -> Result<()> {
-    engine.check_key(key).map_err(|error| bad_record(&error.to_string()))
+/// Good checksums do not make it a row that a call has let through.
+fn check_row(engine: &Engine, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    engine.check_logged(key, value).map_err(|error| bad_record(&error.to_string()))
 }
 
 /// Applies some groups. Nobody looks yet, so the writes of all of them are one sorted set, in which the
@@ -193,12 +197,12 @@ fn replay_some(engine: &Engine, batches: &[Groups]) -> Result<()> {
             };
             match record {
                 Record::Put { table, key, value } => {
-                    check_key(engine, key)?;
+                    check_row(engine, key, Some(value))?;
                     large_pages += engine.large_pages(value);
                     set.put(&table_of(table)?, key, value);
                 }
                 Record::Delete { table, key } => {
-                    check_key(engine, key)?;
+                    check_row(engine, key, None)?;
                     set.delete(&table_of(table)?, key);
                 }
                 Record::DeleteRange { table, low, high } => {
@@ -220,8 +224,8 @@ fn replay_some(engine: &Engine, batches: &[Groups]) -> Result<()> {
                         .ok_or_else(|| bad_record("unknown index kind"))?;
                     let name = std::str::from_utf8(name)
                         .map_err(|error| bad_record(&format!("table name: {error}")))?;
-                    if engine.catalog.read().has(table, name) || table.0 == u32::MAX {
-                        return Err(bad_record("it makes a table that is there"));
+                    if !is_id(table) || !is_name(name) || engine.catalog.read().has(table, name) {
+                        return Err(bad_record("it makes a table that is there or cannot be"));
                     }
                     let mut turn = engine.turn.lock();
                     engine.make_table(&mut turn, table, name, kind, commit)?;
@@ -263,47 +267,115 @@ fn replay_set(engine: &Engine, mut set: WriteSet, commit: Option<CommitNo>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Durability, Options};
+    use crate::{Database, Durability, Options};
+    use esker_base::COUNT_LIMIT;
     use esker_base::sync::Arc;
     use esker_io::sim::{CrashKind, SimDisk};
+
+    fn open(disk: SimDisk) -> Result<Database> {
+        let options = Options::new().page_bytes(1024).memory_bytes(1 << 20);
+        options.durability(Durability::Os).open_on(Arc::new(disk))
+    }
+
+    /// Opens a database in whose log groups of these commits, counted from the newest, and payloads follow what calls have written: a row
+    /// in `t`, a B-tree, and a hash table.
+    fn opened_with(groups: &dyn Fn(TableId, TableId) -> Vec<(u64, Vec<u8>)>) -> Result<Database> {
+        let disk = SimDisk::new(1);
+        let db = open(disk.clone()).unwrap();
+        let table = db.table("t", Index::BTree).unwrap();
+        let hash = db.table("h", Index::Hash).unwrap();
+        table.put("k", "v").unwrap();
+        let engine = db.engine();
+        let newest = engine.turn.lock().last.0;
+        for (ahead, payload) in groups(table.state.id, hash.state.id) {
+            engine.wal.make_room(payload.len()).unwrap();
+            let commit = CommitNo(newest + ahead);
+            engine.wal.append(&mut engine.turn.lock().tail, commit, &[&payload]);
+        }
+        open(disk.crash_clone(CrashKind::Kill, 1))
+    }
+
+    fn encoded(records: &[Record<'_>]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for record in records {
+            record.encode(&mut payload);
+        }
+        payload
+    }
 
     /// What a log must not hold is damage, whatever its checksum: never a panic, nor a row that no call could have written.
     #[test]
     fn records_that_no_call_writes_are_damage() {
         let long = vec![b'k'; 5000];
         let (first, last) = (&b"a"[..], &b"b"[..]);
+        let made = |id: u32, kind, name| {
+            let table = TableId(id);
+            encoded(&[Record::CreateTable { table, kind, name, custom: b"\xff" }])
+        };
         let bad = |table: TableId, hash: TableId| {
-            [
+            let unknown = TableId(99);
+            let records = [
                 Record::Put { table, key: b"", value: b"v" },
                 Record::Put { table, key: &long, value: b"v" },
                 Record::Delete { table, key: b"" },
                 Record::Delete { table, key: &long },
                 Record::DeleteRange { table, low: last, high: Some(first) },
                 Record::DeleteRange { table: hash, low: first, high: Some(last) },
-            ]
+                Record::Put { table: unknown, key: b"k", value: b"v" },
+                Record::Delete { table: unknown, key: b"k" },
+                Record::DeleteRange { table: unknown, low: first, high: None },
+                Record::ClearTable { table: unknown },
+                Record::DropTable { table: unknown },
+            ];
+            let drop_twice = encoded(&[Record::DropTable { table }; 2]);
+            let put = encoded(&[Record::Put { table, key: b"k", value: b"v" }]);
+            let others = [
+                put[..put.len() - 1].to_vec(),
+                [&put[..], &[0]].concat(),
+                drop_twice,
+                made(0, 1, b"new"),
+                made(u32::MAX, 1, b"new"),
+                made(table.0, 1, b"new"),
+                made(99, 1, b"t"),
+                made(99, 0, b"new"),
+                made(99, 5, b"new"),
+                made(99, crate::catalog::CUSTOM, b"new"),
+                made(99, 1, b"\xff"),
+                made(99, 1, b""),
+                made(99, 1, &[b'n'; 256]),
+            ];
+            records.iter().map(|record| encoded(&[*record])).chain(others).collect::<Vec<_>>()
         };
-        for which in 0..6 {
-            let disk = SimDisk::new(1);
-            let open = |disk: SimDisk| {
-                let options = Options::new().page_bytes(1024).memory_bytes(1 << 20);
-                options.durability(Durability::Os).open_on(Arc::new(disk))
-            };
-            let db = open(disk.clone()).unwrap();
-            let (table, hash) =
-                (db.table("t", Index::BTree).unwrap(), db.table("h", Index::Hash).unwrap());
-            table.put("k", "v").unwrap();
-            let mut payload = Vec::new();
-            bad(table.state.id, hash.state.id)[which].encode(&mut payload);
-            {
-                let engine = db.engine();
-                engine.wal.make_room(payload.len()).unwrap();
-                let mut turn = engine.turn.lock();
-                let commit = turn.last.next();
-                engine.wal.append(&mut turn.tail, commit, &[&payload]);
-                engine.publish(&mut turn, commit);
-            }
-            let opened = open(disk.crash_clone(CrashKind::Kill, 1));
+        let count = bad(TableId(1), TableId(2)).len();
+        for which in 0..count {
+            let opened = opened_with(&|table, hash| vec![(1, bad(table, hash)[which].clone())]);
             assert!(matches!(opened, Err(Error::Corrupt { .. })), "{which}: {opened:?}");
+        }
+        let good = opened_with(&|_, _| vec![(1, made(99, 1, &[b'n'; 255]))]).unwrap();
+        assert_eq!(good.tables().len(), 3);
+    }
+
+    /// Commits are numbered in order. Among those that a checkpoint has, nobody looks.
+    #[test]
+    fn commits_that_go_back_are_damage() {
+        let put = |table, value: &[u8]| encoded(&[Record::Put { table, key: b"k", value }]);
+        let make = |id, name| {
+            encoded(&[Record::CreateTable { table: TableId(id), kind: 1, name, custom: b"" }])
+        };
+        let rows = |numbers: [u64; 3]| {
+            opened_with(&|table, _| {
+                let payloads = [put(table, &[1; 800]), make(99, b"new"), put(table, &[2; 800])];
+                numbers.into_iter().zip(payloads).collect()
+            })
+        };
+        let db = rows([1, 2, 9]).unwrap();
+        assert_eq!(db.open_table("t").unwrap().get("k").unwrap(), Some(vec![2; 800]));
+        let db = rows([1, 2, COUNT_LIMIT]).unwrap();
+        let value = db.open_table("t").unwrap().get("k").unwrap();
+        assert_eq!(value, Some(vec![1; 800]), "nobody counts so far: there the log ends");
+        for numbers in [[1, 1, 2], [5, 2, 6], [1, 5, 2], [0, 1, 2]] {
+            let opened = rows(numbers);
+            assert!(matches!(opened, Err(Error::Corrupt { .. })), "{numbers:?}: {opened:?}");
         }
     }
 }

@@ -9,6 +9,7 @@
 //! commit that never was.
 #![allow(unsafe_code, reason = "fills frames that nobody else knows")]
 
+use crate::VALUE_BYTES_MAX;
 use crate::store::frame::{DIRTY, FrameId, PINNED, REFERENCED};
 use crate::store::give_back::Use;
 use crate::store::image::kind;
@@ -47,10 +48,15 @@ impl Handle {
     pub(crate) fn is_of(self, value: &[u8]) -> bool {
         self.bytes == value.len() as u64 && self.crc == seeded(&[], &[value])
     }
-    /// The pages of the value.
+    /// True if there can be such a value. A good checksum does not make it so.
+    pub(crate) fn is_possible(self) -> bool {
+        self.bytes <= VALUE_BYTES_MAX as u64 && self.first.0 < PageId::LIMIT
+    }
+    /// The pages of the value: none, if it cannot be.
     pub(crate) fn range(self, content_bytes: usize) -> OverflowRange {
-        let pages = self.bytes.div_ceil(content_bytes as u64);
-        OverflowRange { first: self.first, pages: u32::try_from(pages).unwrap_or(u32::MAX) }
+        let bytes = if self.is_possible() { self.bytes } else { 0 };
+        let pages = bytes.div_ceil(content_bytes as u64);
+        OverflowRange { first: self.first, pages: u32::try_from(pages).expect("bounded") }
     }
 }
 
@@ -126,10 +132,11 @@ impl Drop for NewValue<'_> {
 ///
 /// # Errors
 /// `Corrupt` if its pages do not give the value that was written.
-pub(crate) fn read(store: &Store, handle: Handle, limit_bytes: u64) -> Result<Vec<u8>> {
+pub(crate) fn read(store: &Store, handle: Handle) -> Result<Vec<u8>> {
     let damaged = |detail: String| Error::corrupt("large value", store.disk.label(), 0, detail);
-    if handle.bytes > limit_bytes {
-        return Err(damaged(format!("its handle says {} bytes", handle.bytes)));
+    if !handle.is_possible() {
+        let Handle { first, bytes, .. } = handle;
+        return Err(damaged(format!("its handle says {bytes} bytes from {first:?}")));
     }
     let content_bytes = store.frames.content_bytes();
     let bytes = usize::try_from(handle.bytes).expect("limited above");
@@ -151,4 +158,25 @@ pub(crate) fn read(store: &Store, handle: Handle, limit_bytes: u64) -> Result<Ve
         return Err(damaged(format!("{} bytes from {:?}: wrong checksum", bytes, handle.first)));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever frees, reads or lists the pages of a value counts them, whatever signed the handle.
+    #[test]
+    fn a_handle_of_what_cannot_be_has_no_pages() {
+        let pages = |first: u64, bytes: u64| {
+            let mut handle = Handle { first: PageId(first), bytes, crc: 0 };
+            handle = Handle::decode(&handle.encode());
+            (handle.is_possible(), handle.range(960).pages)
+        };
+        let most = VALUE_BYTES_MAX as u64;
+        assert_eq!(pages(7, 961), (true, 2));
+        assert_eq!(pages(PageId::LIMIT - 1, most), (true, 69906));
+        for (first, bytes) in [(7, most + 1), (7, u64::MAX), (PageId::LIMIT, 1), (u64::MAX, 961)] {
+            assert_eq!(pages(first, bytes), (false, 0), "{first}, {bytes}");
+        }
+    }
 }

@@ -366,7 +366,7 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
                 found.large_values += 1;
                 let range = handle.range(engine.store.frames.content_bytes());
                 reach.add_range(range.first, u64::from(range.pages));
-                match value::read(&engine.store, handle, crate::VALUE_BYTES_MAX as u64) {
+                match value::read(&engine.store, handle) {
                     Ok(_) => {}
                     Err(error @ Error::Corrupt { .. }) => {
                         found.add(&table.name, place(&*walk), error);

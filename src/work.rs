@@ -405,7 +405,7 @@ impl Engine {
         }
         for (first, n) in state.unattached.remove(&table.id).unwrap_or_default() {
             let (first, count) = (esker_base::PageId(first), u32::try_from(n).expect("small"));
-            state.freed.push_back(Freed { commit, table: table.id, first, count });
+            state.note_freed(Freed { commit, table: table.id, first, count });
         }
     }
 

@@ -482,23 +482,33 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// Raises the version in each header of a file that has one: magic (8 bytes), version, ..., crc.
-fn raise_version(bytes: &mut [u8], header_bytes: usize) -> u32 {
-    let mut raised = 0;
+/// Changes each header of a file that has one, and signs it again: magic (8 bytes), version, ..., crc. Returns how many.
+fn forge_headers(bytes: &mut [u8], header_bytes: usize, change: impl Fn(&mut [u8])) -> u32 {
+    let mut forged = 0;
     for header in bytes.chunks_mut(4096) {
         if header.len() < header_bytes + 4 {
             continue;
         }
         let crc = u32::from_le_bytes(header[header_bytes..header_bytes + 4].try_into().unwrap());
         if header[0] == 0x89 && crc32(&header[..header_bytes]) == crc {
-            let version = u32::from_le_bytes(header[8..12].try_into().unwrap());
-            header[8..12].copy_from_slice(&(version + 1).to_le_bytes());
+            change(header);
             let crc = crc32(&header[..header_bytes]);
             header[header_bytes..header_bytes + 4].copy_from_slice(&crc.to_le_bytes());
-            raised += 1;
+            forged += 1;
         }
     }
-    raised
+    forged
+}
+
+/// As [`forge_headers`], in all files whose names begin with `prefix`.
+fn forge_files(disk: &SimDisk, prefix: &str, header_bytes: usize, change: impl Fn(&mut [u8])) {
+    let mut forged = 0;
+    for (name, _) in files(disk).into_iter().filter(|(name, _)| name.starts_with(prefix)) {
+        let mut bytes = read_file(disk, &name);
+        forged += forge_headers(&mut bytes, header_bytes, &change);
+        write_file(disk, &name, &bytes);
+    }
+    assert!(forged > 0, "no header found in {prefix}");
 }
 
 #[test]
@@ -506,13 +516,10 @@ fn a_newer_format_is_refused_with_both_versions() {
     let image = image(8, false);
     for (prefix, header_bytes, version) in [("super", 72, 3), ("wal-", 64, 1)] {
         let disk = image.disk.crash_clone(CrashKind::All, 0);
-        let mut raised = 0;
-        for (name, _) in files(&disk).into_iter().filter(|(name, _)| name.starts_with(prefix)) {
-            let mut bytes = read_file(&disk, &name);
-            raised += raise_version(&mut bytes, header_bytes);
-            write_file(&disk, &name, &bytes);
-        }
-        assert!(raised > 0, "no header found in {prefix}");
+        forge_files(&disk, prefix, header_bytes, |header| {
+            let version = u32::from_le_bytes(header[8..12].try_into().unwrap());
+            header[8..12].copy_from_slice(&(version + 1).to_le_bytes());
+        });
         let before: Vec<_> =
             files(&disk).into_iter().map(|(name, _)| read_file(&disk, &name)).collect();
         match open(&disk) {
@@ -524,6 +531,23 @@ fn a_newer_format_is_refused_with_both_versions() {
         let after: Vec<_> =
             files(&disk).into_iter().map(|(name, _)| read_file(&disk, &name)).collect();
         assert!(before == after, "{prefix}: what it cannot read, it changed");
+    }
+}
+
+/// Whoever opens a database counts on from the numbers in it.
+#[test]
+fn numbers_as_large_as_numbers_go_are_damage() {
+    let image = image(8, false);
+    // Generations, positions, incarnations and sequences; not the random number of the database, which follows the version.
+    for (prefix, header_bytes, numbers) in [("super", 72, 24..56), ("wal-", 64, 24..64)] {
+        for at in numbers.step_by(8) {
+            let disk = image.disk.crash_clone(CrashKind::All, 0);
+            forge_files(&disk, prefix, header_bytes, |header| header[at..at + 8].fill(0xff));
+            match open(&disk) {
+                Err(error) if is_damage(&error) => {}
+                other => panic!("{prefix}, byte {at}: {other:?}"),
+            }
+        }
     }
 }
 
@@ -543,9 +567,14 @@ fn a_directory_with_other_files_is_left_alone() {
     assert_eq!(files(&empty).len(), 0);
     // A file in a database that is not ours is not touched either.
     let image = image(12, true);
-    write_file(&image.disk, "notes.txt", b"mine");
+    let mine = ["notes.txt", "wal-ffffffffffffffff", "wal-ffffffffffffffff.new", "wal-1"];
+    for name in mine {
+        write_file(&image.disk, name, b"mine");
+    }
     drop(open(&image.disk).unwrap());
-    assert_eq!(read_file(&image.disk, "notes.txt"), b"mine");
+    for name in mine {
+        assert_eq!(read_file(&image.disk, name), b"mine");
+    }
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// What is counted (commits, generations, bytes of log, ...) stays below: a step a nanosecond takes 146 years to get here. What a disk says
+/// to be at or above it is damage, so whoever reads numbers need not fear to count on from them.
+pub const COUNT_LIMIT: u64 = 1 << 62;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $inner:ty, $prefix:literal) => {
         $(#[$doc])*

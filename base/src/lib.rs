@@ -11,4 +11,4 @@ pub mod mark;
 pub mod sync;
 
 pub use error::{Error, Result};
-pub use id::{CommitNo, DatabaseId, Lsn, PageId, SegmentId, TableId};
+pub use id::{COUNT_LIMIT, CommitNo, DatabaseId, Lsn, PageId, SegmentId, TableId};

@@ -40,13 +40,24 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn check_value(&self, value: &[u8]) -> Result<()> {
+    fn check_value_len(value: &[u8]) -> Result<()> {
         if value.len() > crate::VALUE_BYTES_MAX {
             return Err(Error::invalid(
                 "value too long",
                 format!("{} bytes, at most {}", value.len(), crate::VALUE_BYTES_MAX),
             ));
         }
+        Ok(())
+    }
+
+    /// What a log may say was written: limits that depend on memory are not of its time.
+    pub(crate) fn check_logged(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        self.check_key(key)?;
+        value.map_or(Ok(()), Self::check_value_len)
+    }
+
+    pub(crate) fn check_value(&self, value: &[u8]) -> Result<()> {
+        Self::check_value_len(value)?;
         let (bytes, limit_bytes) = (value.len() as u64, self.options.write_set_bytes_max());
         if bytes > limit_bytes {
             return Err(Error::TooLarge { bytes, limit_bytes });

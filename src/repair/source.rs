@@ -336,7 +336,7 @@ impl<'d> Images<'d> {
     /// A large value; `None` if it is not whole.
     pub(super) fn large_value(&self, handle: Handle) -> Result<Option<Vec<u8>>> {
         let content_bytes = self.page_bytes - 64;
-        if handle.bytes > crate::VALUE_BYTES_MAX as u64 {
+        if !handle.is_possible() {
             return Ok(None);
         }
         let bytes = usize::try_from(handle.bytes).expect("bounded above");

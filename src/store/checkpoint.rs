@@ -18,7 +18,7 @@ use super::versions::Version;
 use super::{FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, count, map_fan};
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::Ordering;
-use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
+use esker_base::{COUNT_LIMIT, CommitNo, Error, PageId, Result, SegmentId, TableId};
 use esker_index::kind::Lead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -325,11 +325,18 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
     let mut reader = Reader::new(payload);
     let commit = CommitNo(reader.varint()?);
     let next_number = reader.varint()?;
+    if commit.0 >= COUNT_LIMIT || next_number >= COUNT_LIMIT {
+        return None;
+    }
     let height = u8::try_from(reader.varint()?).ok().filter(|h| (1..=16).contains(h))?;
     let root = Copies { first: read_address(&mut reader)?, second: read_address(&mut reader)? };
     let mut ids = PageIds { next: reader.varint()?, free: Vec::new() };
+    if !(1..PageId::LIMIT).contains(&ids.next) {
+        return None;
+    }
     for _ in 0..reader.varint()? {
-        ids.free.push((reader.varint()?, reader.varint()?));
+        let (first, count) = (reader.varint()?, reader.varint()?);
+        ids.free.push(ids.has(first, count).then_some((first, count))?);
     }
     let mut trees = Vec::new();
     let mut freed = VecDeque::new();
@@ -339,6 +346,9 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
         let page = PageId(reader.varint()?);
         let level = u8::try_from(reader.varint()?).ok()?;
         let n = u32::try_from(reader.varint()?).ok()?;
+        if !ids.has(page.0, if level == 0 { u64::from(n) } else { 1 }) {
+            return None;
+        }
         match level {
             0 => freed.push_back(super::Freed { commit, table, first: page, count: n }),
             level => {
@@ -375,15 +385,57 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::image::Address;
-    use super::Store;
+    use super::super::Freed;
+    use super::*;
     use crate::{Database, Durability, Index, Options};
-    use esker_base::PageId;
     use esker_base::sync::Arc;
     use esker_io::Disk;
     use esker_io::mem::MemDisk;
     use esker_io::sim::{CrashKind, Fault, OpKind, SimDisk};
     use std::time::Duration;
+
+    /// Whoever reads a checkpoint counts on from its numbers, hands its free page ids out, and frees what it says.
+    #[test]
+    fn numbers_that_no_checkpoint_writes_are_damage() {
+        const NEXT: u64 = 50;
+        let options = StoreOptions { page_bytes: 1024, frames: 64, map_nodes: 4, compress: false };
+        let cut = CommitNo(9);
+        let decodes = |cut: CommitNo, number: u64, change: &dyn Fn(&mut State)| {
+            let mut state = Store::empty_state(&options);
+            state.ids.next = NEXT;
+            change(&mut state);
+            let mut out = Vec::new();
+            encode(&state, cut, number, b"engine", &mut out);
+            try_decode(&out, &options).is_some()
+        };
+        let ids = |next: u64, free: (u64, u64)| {
+            decodes(cut, 7, &move |state| state.ids = PageIds { next, free: vec![free] })
+        };
+        assert!(ids(NEXT, (1, NEXT - 1)) && ids(PageId::LIMIT - 1, (PageId::LIMIT - 2, 1)));
+        assert!(!ids(PageId::LIMIT, (1, 1)) && !ids(u64::MAX, (1, 1)), "ids beyond all there are");
+        let beyond = [(0, 3), (NEXT, 1), (1, NEXT), (NEXT - 1, 2), (2, u64::MAX), (u64::MAX, 2)];
+        for free in beyond {
+            assert!(!ids(NEXT, free), "{free:?} is free of {NEXT}");
+        }
+        let freed = |commit: u64, first: u64, count: u32| {
+            let (table, first) = (TableId(1), PageId(first));
+            let freed = Freed { commit: CommitNo(commit), table, first, count };
+            decodes(cut, 7, &move |state| state.freed.push_back(freed))
+        };
+        assert!(freed(9, 1, 49) && freed(1, 49, 1));
+        assert!(!freed(9, 0, 1) && !freed(9, 50, 1) && !freed(9, 2, 49) && !freed(9, 1 << 40, 1));
+        let tree = |page: u64| {
+            let (commit, table, page) = (CommitNo(9), TableId(1), PageId(page));
+            let tree = FreedTree { commit, table, page, level: 3, lead: Lead::Anything };
+            decodes(cut, 7, &move |state| state.trees.push(tree))
+        };
+        assert!(tree(1) && tree(49) && !tree(0) && !tree(50) && !tree(u64::MAX));
+        for large in [COUNT_LIMIT, u64::MAX] {
+            assert!(!decodes(CommitNo(large), 7, &|_| ()), "commit {large}");
+            assert!(!decodes(cut, large, &|_| ()), "image number {large}");
+        }
+        assert!(decodes(CommitNo(COUNT_LIMIT - 1), COUNT_LIMIT - 1, &|_| ()));
+    }
 
     /// A database on whose threads nothing happens, with a table, and how to write each row of it. Where code is interpreted, a
     /// second is over after a few writes, and a large log takes minutes to read: it is small, and not synced now and then.

@@ -155,12 +155,12 @@ impl Store {
                 if lead == Lead::Nothing {
                     add_page(&mut unread, page);
                 } else {
-                    state.trees.push(FreedTree { commit, table, page, level, lead });
+                    state.note_tree(FreedTree { commit, table, page, level, lead });
                 }
             }
             for range in unread {
                 let (first, count) = (range.first, range.pages);
-                state.freed.push_back(Freed { commit, table, first, count });
+                state.note_freed(Freed { commit, table, first, count });
             }
         }
         self.free_page(tree.page, tree.table)?;
@@ -388,6 +388,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::super::StoreOptions;
     use super::*;
     use std::collections::BTreeMap;
 
@@ -397,6 +398,30 @@ mod tests {
                 (SegmentId(id), Segment { bytes, live, sealed: true, emptied: None })
             })
             .collect()
+    }
+
+    /// A fuzzer put it into a checkpoint, under a good checksum: four billion pages to be freed, one by one.
+    #[test]
+    fn what_was_never_handed_out_is_not_freed() {
+        let options = StoreOptions { page_bytes: 1024, frames: 64, map_nodes: 4, compress: false };
+        let mut state = Store::empty_state(&options);
+        assert_eq!(state.ids.allocate(9), PageId(1));
+        let (commit, table) = (CommitNo(1), TableId(1));
+        for (first, count) in [(0, 1), (1, u32::MAX), (9, 2), (10, 1), (u64::MAX, 1)] {
+            state.note_freed(Freed { commit, table, first: PageId(first), count });
+            state.ids.give_back(PageId(first), u64::from(count));
+        }
+        for page in [0, 10, 1 << 40, u64::MAX] {
+            let (page, lead) = (PageId(page), Lead::Anything);
+            state.note_tree(FreedTree { commit, table, page, level: 1, lead });
+        }
+        assert!(state.freed.is_empty() && state.trees.is_empty() && state.ids.free.is_empty());
+        state.note_freed(Freed { commit, table, first: PageId(1), count: 9 });
+        let (page, lead) = (PageId(9), Lead::Anything);
+        state.note_tree(FreedTree { commit, table, page, level: 1, lead });
+        state.ids.give_back(PageId(9), 1);
+        let found = (state.freed.len(), state.trees.len(), state.ids.free.len());
+        assert_eq!(found, (1, 1, 1));
     }
 
     #[test]

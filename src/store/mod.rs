@@ -137,6 +137,22 @@ pub(crate) struct State {
     pub(crate) unattached_at_cut: Vec<(TableId, u64, u64)>,
 }
 
+impl State {
+    /// These pages are to be freed. What a page under a good checksum may say, and cannot be, is not: pages that were never handed
+    /// out.
+    pub(crate) fn note_freed(&mut self, freed: Freed) {
+        if self.ids.has(freed.first.0, u64::from(freed.count)) {
+            self.freed.push_back(freed);
+        }
+    }
+    /// As [`Self::note_freed`], of a tree.
+    pub(crate) fn note_tree(&mut self, tree: FreedTree) {
+        if self.ids.has(tree.page.0, 1) {
+            self.trees.push(tree);
+        }
+    }
+}
+
 /// Bytes of live images, by table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TableBytes(pub(crate) BTreeMap<TableId, u64>);
@@ -170,6 +186,10 @@ impl PageIds {
     pub(crate) fn new() -> Self {
         Self { next: 1, free: Vec::new() }
     }
+    /// True if all of these were handed out once.
+    pub(crate) fn has(&self, first: u64, count: u64) -> bool {
+        first > PageId::NONE.0 && first.checked_add(count).is_some_and(|end| end <= self.next)
+    }
     /// A range of `count` ids.
     pub(crate) fn allocate(&mut self, count: u64) -> PageId {
         let recent = self.free.len().saturating_sub(64);
@@ -188,7 +208,11 @@ impl PageIds {
         assert!(self.next < PageId::LIMIT, "2^40 pages are petabytes");
         PageId(first)
     }
+    /// Those that were never handed out, whatever signed it that they were, are nobody's to give back.
     pub(crate) fn give_back(&mut self, first: PageId, count: u64) {
+        if !self.has(first.0, count) {
+            return;
+        }
         if let Some((start, n)) = self.free.last_mut() {
             if *start + *n == first.0 {
                 *n += count;

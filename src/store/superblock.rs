@@ -19,7 +19,7 @@
 use super::image::segment_of_name;
 use esker_base::checksum::seeded;
 use esker_base::codec::Reader;
-use esker_base::{DatabaseId, Error, Lsn, Result};
+use esker_base::{COUNT_LIMIT, DatabaseId, Error, Lsn, Result};
 use esker_io::{Disk, OpenMode};
 
 /// Newest format version that this build reads and writes.
@@ -101,7 +101,11 @@ impl Superblock {
         if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(Error::Format { found: version, supported: FORMAT_VERSION });
         }
-        Ok(rest_zero.then_some(superblock))
+        // What a recovery counts on from.
+        let Self { generation, checkpoint, log_start, incarnation, .. } = superblock;
+        let counted = [generation, checkpoint, log_start.0, incarnation];
+        let is_possible = rest_zero && counted.iter().all(|number| *number < COUNT_LIMIT);
+        Ok(is_possible.then_some(superblock))
     }
 }
 
@@ -369,6 +373,33 @@ mod tests {
         assert_eq!(found, golden);
         let named = Superblock { checkpoint_crc: crc, checkpoint_bytes: bytes, ..superblock };
         assert_eq!(read_checkpoint(&disk, &named).unwrap(), b"metadata");
+    }
+
+    /// A recovery counts on from these.
+    #[test]
+    fn numbers_that_nobody_counted_to_are_no_superblock() {
+        let good = Superblock {
+            database: DatabaseId(u64::MAX),
+            generation: 9,
+            checkpoint: 7,
+            log_start: Lsn(4096),
+            incarnation: 3,
+            checkpoint_crc: u32::MAX,
+            checkpoint_bytes: u32::MAX,
+            page_bytes: 8192,
+        };
+        let reads = |superblock: Superblock| {
+            let slot = superblock.encode();
+            Superblock::decode(&slot).unwrap() == Some(superblock)
+        };
+        assert!(reads(good));
+        for large in [COUNT_LIMIT, u64::MAX] {
+            assert!(!reads(Superblock { generation: large, ..good }));
+            assert!(!reads(Superblock { checkpoint: large, ..good }));
+            assert!(!reads(Superblock { log_start: Lsn(large), ..good }));
+            assert!(!reads(Superblock { incarnation: large, ..good }));
+        }
+        assert!(reads(Superblock { generation: COUNT_LIMIT - 1, ..good }));
     }
 
     /// Generation 9 is durable and what 8 names is gone: however often a recovery dies, loses power in all ways, or is told

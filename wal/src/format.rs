@@ -32,7 +32,7 @@
 
 use esker_base::checksum::{continued, seeded};
 use esker_base::codec::Reader;
-use esker_base::{CommitNo, DatabaseId, Lsn};
+use esker_base::{COUNT_LIMIT, CommitNo, DatabaseId, Lsn};
 
 /// Unit of padding and of file sizes: no block that holds a durable group is written again.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -185,7 +185,11 @@ impl FileHeader {
             return damaged("version 0 or reserved bytes in use");
         }
         let aligned = start.0.is_multiple_of(BLOCK_BYTES) && body_bytes.is_multiple_of(BLOCK_BYTES);
-        let bounded = body_bytes >= BODY_BYTES_MIN && start.0.checked_add(body_bytes).is_some();
+        let end = start.0.checked_add(body_bytes);
+        let bounded = body_bytes >= BODY_BYTES_MIN
+            && end.is_some_and(|end| end < COUNT_LIMIT)
+            && incarnation < COUNT_LIMIT
+            && sequence < COUNT_LIMIT;
         // Nothing of this file was durable before it existed.
         if !aligned || !bounded || durable > start {
             return damaged("impossible position");
@@ -283,6 +287,7 @@ pub(crate) fn peek(identity: Identity, lsn: Lsn, head: &[u8], room: u64) -> Opti
     let possible = (GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length)
         && u64::from(bytes) <= room
         && header.lsn == lsn
+        && header.commit.0 < COUNT_LIMIT
         // A group is written after all that it claims durable.
         && header.durable <= lsn;
     possible.then_some(Item::Group(header))
@@ -353,7 +358,7 @@ pub(crate) fn parse_name(name: &str) -> Option<ParsedName> {
     let canonical = digits.len() == 16
         && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let sequence = u64::from_str_radix(digits, 16).ok()?;
-    canonical.then_some(ParsedName { sequence, new })
+    (canonical && sequence < COUNT_LIMIT).then_some(ParsedName { sequence, new })
 }
 
 #[cfg(test)]
@@ -442,6 +447,82 @@ mod tests {
         }
     }
 
+    /// Good checksums do not make it a header.
+    #[test]
+    fn what_no_log_says_of_itself_is_damage() {
+        let signed = |change: &dyn Fn(&mut [u8])| {
+            let mut block = header().encode();
+            change(&mut block);
+            let crc = seeded(&[], &[&block[..HEADER_CRC_AT]]);
+            block[HEADER_CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+            FileHeader::decode(&block)
+        };
+        let with = |at: usize, word: u64| {
+            signed(&move |block| block[at..at + 8].copy_from_slice(&word.to_le_bytes()))
+        };
+        assert_eq!(with(40, 0x10_0000), Ok(header()));
+        assert!(with(32, COUNT_LIMIT - 1).is_ok(), "the last sequence");
+        assert!(with(56, 0x10_0000).is_ok(), "durable up to its start");
+        assert!(with(48, BODY_BYTES_MIN).is_ok(), "the smallest");
+        let damaged = Err(HeaderFault::Damaged("impossible position"));
+        for (at, word, why) in [
+            (24, COUNT_LIMIT, "incarnation"),
+            (32, COUNT_LIMIT, "sequence"),
+            (40, COUNT_LIMIT, "start"),
+            (40, u64::MAX - 4095, "start"),
+            (40, 0x10_0800, "start within a block"),
+            (48, u64::MAX - 4095, "end beyond all positions"),
+            (48, COUNT_LIMIT, "end"),
+            (48, 0xf_f008, "length within a block"),
+            (48, BODY_BYTES_MIN - BLOCK_BYTES, "too short for a group"),
+            (56, 0x10_0008, "durable before it was there"),
+        ] {
+            assert_eq!(with(at, word), damaged, "{why}: {word:#x}");
+        }
+        for (at, byte) in [(8, 0), (12, 1), (15, 1), (68, 1), (4095, 1)] {
+            let fault = signed(&move |block| block[at] = byte);
+            assert!(matches!(fault, Err(HeaderFault::Damaged(_))), "byte {at}: {fault:?}");
+        }
+        for length in [0, 8, HEADER_BYTES - 1] {
+            let fault = FileHeader::decode(&header().encode()[..length]);
+            assert!(matches!(fault, Err(HeaderFault::Damaged(_))), "{length} bytes: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_log_writes_is_no_group() {
+        let lsn = Lsn(0x10_0040);
+        let good = GroupHeader { bytes: 39, lsn, commit: CommitNo(9), durable: lsn };
+        let room = GROUP_BYTES_MAX as u64;
+        let stands = |header: GroupHeader| {
+            peek(IDENTITY, lsn, &header.encode(), room) == Some(Item::Group(header))
+        };
+        let [head, most] =
+            [GROUP_HEADER_BYTES, GROUP_BYTES_MAX].map(|bytes| u32::try_from(bytes).unwrap());
+        assert!(stands(good) && stands(GroupHeader { bytes: head, ..good }));
+        assert!(stands(GroupHeader { bytes: most, ..good }));
+        assert!(stands(GroupHeader { commit: CommitNo(COUNT_LIMIT - 1), ..good }));
+        for bad in [
+            GroupHeader { bytes: 0, ..good },
+            GroupHeader { bytes: head - 1, ..good },
+            GroupHeader { bytes: most + 1, ..good },
+            GroupHeader { durable: Lsn(lsn.0 + 8), ..good },
+            GroupHeader { lsn: Lsn(lsn.0 - 8), ..good },
+            GroupHeader { commit: CommitNo(COUNT_LIMIT), ..good },
+            GroupHeader { commit: CommitNo(u64::MAX), ..good },
+        ] {
+            assert!(!stands(bad), "{bad:?}");
+        }
+        for length in 0..GROUP_HEADER_BYTES {
+            assert_eq!(peek(IDENTITY, lsn, &good.encode()[..length], room), None, "{length}");
+        }
+        let start = Lsn(0x10_0000);
+        assert_eq!(peek(IDENTITY, start, &pad(IDENTITY.seed(), start), 64), None, "nothing to pad");
+        let mut close = close(IDENTITY.seed(), lsn);
+        close[4] ^= 1;
+        assert_eq!(peek(IDENTITY, lsn, &close, 64), None, "not signed");
+    }
+
     #[test]
     fn a_newer_version_is_named() {
         let mut block = header().encode();
@@ -459,6 +540,13 @@ mod tests {
         assert_eq!(parse_name(&new_file_name(1)), Some(ParsedName { sequence: 1, new: true }));
         for name in ["wal-", "wal-1", "wal-00000000000000AB", "wal-+0000000000000ab", "seg-1"] {
             assert_eq!(parse_name(name), None, "{name}");
+        }
+        // Nobody has counted so far: a file of others, whatever is in it.
+        let last = file_name(COUNT_LIMIT - 1);
+        assert_eq!(parse_name(&last).map(|name| name.sequence), Some(COUNT_LIMIT - 1));
+        for sequence in [COUNT_LIMIT, u64::MAX] {
+            assert_eq!(parse_name(&file_name(sequence)), None);
+            assert_eq!(parse_name(&new_file_name(sequence)), None);
         }
     }
 }
