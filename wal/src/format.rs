@@ -424,6 +424,9 @@ mod tests {
         assert_eq!(peek(IDENTITY, Lsn(lsn.0 + 8), &group, 39), None, "of another place");
         let other = Identity { incarnation: 4, ..IDENTITY };
         assert!(!is_signed(other, lsn, &group), "of another incarnation");
+        for length in [0, 3, 4, 7] {
+            assert!(!is_signed(IDENTITY, lsn, &group[..length]), "{length} bytes");
+        }
     }
 
     #[test]
@@ -461,6 +464,7 @@ mod tests {
             signed(&move |block| block[at..at + 8].copy_from_slice(&word.to_le_bytes()))
         };
         assert_eq!(with(40, 0x10_0000), Ok(header()));
+        assert_eq!(header().end(), Lsn(0x1f_f000));
         assert!(with(32, COUNT_LIMIT - 1).is_ok(), "the last sequence");
         assert!(with(56, 0x10_0000).is_ok(), "durable up to its start");
         assert!(with(48, BODY_BYTES_MIN).is_ok(), "the smallest");
@@ -473,6 +477,7 @@ mod tests {
             (40, 0x10_0800, "start within a block"),
             (48, u64::MAX - 4095, "end beyond all positions"),
             (48, COUNT_LIMIT, "end"),
+            (40, COUNT_LIMIT - 0xf_f000, "end"),
             (48, 0xf_f008, "length within a block"),
             (48, BODY_BYTES_MIN - BLOCK_BYTES, "too short for a group"),
             (56, 0x10_0008, "durable before it was there"),
