@@ -250,7 +250,7 @@ impl MergeJob {
         }
         let (merge_sources, ranges) =
             self.sources_of(pages, &sources, (&low, high.as_deref()), bottom)?;
-        let total = share + if bottom { parts.pages() } else { 0 };
+        let total = if bottom { share.saturating_add(parts.pages()) } else { share };
         let cut_pages = cut_pages(total as usize, config.node_pages as usize);
         // Nothing below may stop from here on: this is what the task owns.
         if behind.is_some() {
