@@ -248,6 +248,9 @@ impl Engine {
             // While there is still room to move what lives beside the dead.
             let percent = if is_tight { DEAD_PERCENT_FULL } else { DEAD_PERCENT_BUSY };
             self.note_failure(self.clean_up_to(percent, wrote.max(CLEAN_STEP_BYTES)));
+            if is_tight {
+                self.note_failure(self.clean_where_little_is_left());
+            }
         }
         if self.is_checkpoint_awaited.swap(false, Ordering::AcqRel) {
             self.checkpointed.wake_all();
@@ -408,7 +411,7 @@ impl Engine {
         let limit_bytes = limit_bytes.min((free_bytes / 2).max(1));
         let mut moved = 0;
         while moved < limit_bytes {
-            match self.store.clean_one(dead_percent_max, moved == 0) {
+            match self.store.clean_one(dead_percent_max) {
                 Ok(Some(bytes)) => moved += bytes.max(1),
                 Ok(None) => break,
                 // A checkpoint gives back what was moved already.

@@ -36,8 +36,12 @@ struct Need {
     have_bytes: u64,
     /// What is dirty.
     dirty_bytes: u64,
-    /// What the cleaner fills before it can let a segment go.
+    /// What the cleaner fills before it can let a segment go, and what the checkpoints before and after it write of the map.
     kept_bytes: u64,
+    /// As that, for the victim which takes least.
+    kept_least_bytes: u64,
+    /// The map.
+    map_bytes: u64,
     /// The log since the last checkpoint: whoever opens the database after a crash copies it.
     log_bytes: u64,
     /// What background work is going to write, of all tables.
@@ -109,12 +113,17 @@ impl Engine {
         let page_bytes = self.store.options.page_bytes as u64;
         let have_bytes = self.store.disk.free_bytes()? + self.store.disk_reserve.bytes();
         let dirty = dirtied.min(self.store.frames.count().into());
-        let kept_bytes = {
-            let segments = &self.store.state.lock().segments;
-            segments.victim_bytes_max() + segments.capacity_min()
+        let (victim_bytes, victim_least_bytes, capacity_min, map_bytes) = {
+            let state = self.store.state.lock();
+            let segments = &state.segments;
+            let map_bytes = state.map_bytes(self.store.options.page_bytes);
+            let (most, least) = (segments.victim_bytes_max(), segments.victim_bytes_min());
+            (most, least, segments.capacity_min(), map_bytes)
         };
-        // A sixteenth for the nodes of the map.
-        let dirty_bytes = dirty * page_bytes / 16 * 17;
+        let checkpoints_bytes = (2 * map_bytes).max(capacity_min / 2);
+        let kept_bytes = victim_bytes + checkpoints_bytes;
+        let kept_least_bytes = victim_least_bytes + checkpoints_bytes;
+        let dirty_bytes = dirty * page_bytes;
         let tables = self.catalog.read();
         let work_bytes = tables.by_id.values().map(|table| table.index.work_bytes()).sum::<u64>();
         // What is under way has written some of it.
@@ -122,7 +131,15 @@ impl Engine {
         let work_bytes = work_bytes.saturating_sub(built_bytes);
         let log_bytes =
             self.wal.position().0.saturating_sub(self.checkpoint_lsn.load(Ordering::Relaxed));
-        Ok(Need { have_bytes, dirty_bytes, kept_bytes, log_bytes, work_bytes })
+        Ok(Need {
+            have_bytes,
+            dirty_bytes,
+            kept_bytes,
+            kept_least_bytes,
+            map_bytes,
+            log_bytes,
+            work_bytes,
+        })
     }
 
     /// Whether there is space for background work: to begin a piece of it, all that may be written, or, for a kind that keeps to
@@ -135,19 +152,24 @@ impl Engine {
     ) -> Result<bool> {
         /// It looks again when it has built so many, which may be dirty beside others.
         const STEP_PAGES: u64 = 128;
+        /// At least so many are always to be written.
+        const LEAST_PAGES: u64 = 4;
         let need = self.need(self.store.dirtied.load(Ordering::Relaxed))?;
-        // Segments are of the smallest size by then: one for each stream of a checkpoint.
-        let kept_bytes = 2 * self.store.state.lock().segments.capacity_min();
-        let left_bytes = need.have_bytes.saturating_sub(need.dirty_bytes + kept_bytes);
+        let left_bytes = need.have_bytes.saturating_sub(need.dirty_bytes + need.kept_least_bytes);
         let page_bytes = self.store.options.page_bytes as u64;
         let step_bytes = STEP_PAGES * page_bytes;
         let is_enough = left_bytes >= need.work_bytes + need.work_bytes / 4;
         if working.is_under_way() {
-            let built_bytes = self.built_pages.load(Ordering::Relaxed) * page_bytes;
-            let rest_bytes = working.limit_bytes.saturating_sub(built_bytes);
+            let built_pages = self.built_pages.load(Ordering::Relaxed);
+            let written_bytes = built_pages.saturating_sub(working.unwritten_pages()) * page_bytes;
+            let job_bytes = working.limit_bytes.min(table.index.job_bytes());
+            // It may come to more than estimated.
+            let rest_bytes = job_bytes.saturating_sub(written_bytes).max(LEAST_PAGES * page_bytes);
             return Ok(is_enough || left_bytes >= step_bytes.min(rest_bytes));
         }
-        working.limit_bytes = if is_enough { u64::MAX } else { left_bytes };
+        // Who has had to give the reserve up does first what brings most back.
+        let is_roomy = is_enough && !self.store.disk_reserve.is_given_up();
+        working.limit_bytes = if is_roomy { u64::MAX } else { left_bytes };
         let is_limited = table.index.limit_work(working.limit_bytes);
         if is_enough {
             return Ok(true);
@@ -269,26 +291,32 @@ impl Engine {
     /// Lets background work make space before deletes have taken what is left for it: not at each of them.
     #[inline]
     pub(crate) fn make_way_for_deletes(&self) -> Result<()> {
-        if self.room() == Room::Enough {
-            return Ok(());
+        match self.room() {
+            Room::Enough => Ok(()),
+            room => self.work_for_deletes(room),
         }
-        self.work_for_deletes()
     }
 
     #[cold]
-    fn work_for_deletes(&self) -> Result<()> {
-        /// Of log: fewer do not change what there is to do.
+    fn work_for_deletes(&self, room: Room) -> Result<()> {
+        /// Of log: fewer do not change what there is to do. A checkpoint that must come first does not wait for them.
         const PAGES: u64 = 4;
-        let at = self.wal.position().0;
-        if at < self.delete_work_at.load(Ordering::Relaxed) {
+        let is_early = self.wal.position().0 < self.delete_work_at.load(Ordering::Relaxed);
+        if is_early && room != Room::Tight {
             return Ok(());
         }
-        let next = at + PAGES * self.store.options.page_bytes as u64;
+        let worked = self.make_space_for_deletes();
+        // Checkpoints end a page of the log, too.
+        let next = self.wal.position().0 + PAGES * self.store.options.page_bytes as u64;
         self.delete_work_at.store(next, Ordering::Relaxed);
+        worked
+    }
+
+    fn make_space_for_deletes(&self) -> Result<()> {
         loop {
             let made = match self.room() {
                 Room::Enough => return Ok(()),
-                Room::Tight => self.make_clean().map(|()| true),
+                Room::Tight => self.make_clean_for_deletes().map(|()| true),
                 Room::Short => self.let_work_make_space(),
             };
             match made {
@@ -297,6 +325,21 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn make_clean_for_deletes(&self) -> Result<()> {
+        self.make_clean()?;
+        self.clean_where_little_is_left()
+    }
+
+    /// After a checkpoint that leaves little, what the cleaner can win: what deletes change is written anew, and where that lay is not
+    /// free before the cleaner comes by. It needs space itself, so it must not come too late.
+    pub(crate) fn clean_where_little_is_left(&self) -> Result<()> {
+        let need = self.need(self.store.dirtied.load(Ordering::Relaxed))?;
+        if need.have_bytes < need.least_bytes() + need.map_bytes {
+            self.make_space();
+        }
+        Ok(())
     }
 
     #[cold]

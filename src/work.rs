@@ -52,6 +52,10 @@ impl Working {
     pub(crate) fn is_under_way(&self) -> bool {
         self.table.is_some()
     }
+    /// Pages built and not written yet.
+    pub(crate) fn unwritten_pages(&self) -> u64 {
+        self.reserve.built.len() as u64
+    }
     /// Frames set aside, that hold nothing yet.
     pub(crate) fn spare_frames(&mut self) -> &mut Vec<FrameId> {
         &mut self.reserve.frames
@@ -187,7 +191,10 @@ impl Engine {
                 Stop::Reserve if turn.is_none() && !self.has_room_for_work(working, table)? => {
                     return Ok(Work::More);
                 }
-                Stop::Reserve => self.fill_build_reserve(working, table.id),
+                // There is room for it beside all that must be written, so it may have what was set aside, too.
+                Stop::Reserve => {
+                    self.store.with_reserve(|| self.fill_build_reserve(working, table.id))
+                }
                 Stop::Missing(page) => {
                     // Who holds the turn waits for no other thread.
                     let alone = turn.is_some();
@@ -231,8 +238,12 @@ impl Engine {
             // Who holds the turn waits for no other thread.
             let handed =
                 if turn.is_some() { Ok(false) } else { self.write_behind.hand_over(built) };
-            let written = handed
-                .and_then(|handed| if handed { Ok(()) } else { self.store.write_built(built) });
+            let written = handed.and_then(|handed| {
+                if handed {
+                    return Ok(());
+                }
+                self.store.with_reserve(|| self.store.write_built(built))
+            });
             if let Err(error) = written {
                 table.note_work(Some(&error));
                 if matches!(error, Error::NoSpace { .. }) && turn.is_none() {
@@ -417,9 +428,9 @@ impl Engine {
         }
         if working.reserve.ids.1 == 0 {
             let mut state = self.store.state.lock();
-            let first = state.ids.allocate(IDS_AT_ONCE);
-            working.reserve.ids = (first.0, IDS_AT_ONCE);
-            state.unattached.entry(table).or_default().push((first.0, IDS_AT_ONCE));
+            let ids = state.ids.allocate_some(IDS_AT_ONCE);
+            working.reserve.ids = ids;
+            state.unattached.entry(table).or_default().push(ids);
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ pub(crate) fn write_behind_thread(engine: &Engine) {
             behind.done.notify_all();
             batch
         };
-        if let Err(error) = engine.store.write_built(&mut batch) {
+        if let Err(error) = engine.store.with_reserve(|| engine.store.write_built(&mut batch)) {
             let mut state = behind.state.lock();
             state.failed.get_or_insert(error);
             behind.done.notify_all();

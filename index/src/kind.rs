@@ -533,6 +533,10 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     fn limit_work(&self, _bytes: u64) -> bool {
         false
     }
+    /// About how many bytes the piece of work under way writes, all in all, if that was limited when it began; else any number.
+    fn job_bytes(&self) -> u64 {
+        u64::MAX
+    }
     /// How far background work is.
     fn progress(&self) -> Progress {
         Progress::default()

@@ -87,6 +87,7 @@ pub(crate) trait Erased: fmt::Debug + Send + Sync {
     fn debt_bytes_max(&self) -> u64;
     fn work_bytes(&self) -> u64;
     fn limit_work(&self, bytes: u64) -> bool;
+    fn job_bytes(&self) -> u64;
     fn progress(&self) -> Progress;
     fn work(&self, pages: &BuildSession<'_>, root: &ChildWord, rest: bool) -> Step<Work>;
     fn upcoming_work(&self, pages: &BuildSession<'_>, out: &mut Vec<PageId>) -> Step<()>;
@@ -226,6 +227,9 @@ impl<K: Kind> Erased for Outside<K> {
     }
     fn limit_work(&self, bytes: u64) -> bool {
         self.0.limit_work(bytes)
+    }
+    fn job_bytes(&self) -> u64 {
+        self.0.job_bytes()
     }
     fn progress(&self) -> Progress {
         self.0.progress()

@@ -318,6 +318,9 @@ impl AnyKind {
     pub(crate) fn limit_work(&self, bytes: u64) -> bool {
         on!(self, kind => kind.limit_work(bytes))
     }
+    pub(crate) fn job_bytes(&self) -> u64 {
+        on!(self, kind => kind.job_bytes())
+    }
     /// How far background work is.
     pub(crate) fn progress(&self) -> Progress {
         match self {

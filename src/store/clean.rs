@@ -7,7 +7,7 @@ use super::map::NodeId;
 use super::pages::Session;
 use super::segment::Segment;
 use super::write_out::Lane;
-use super::{Freed, FreedTree, State, Store, Writer, count, map_fan};
+use super::{Freed, FreedTree, State, Store, Writer, count};
 use esker_base::sync::Ordering;
 use esker_base::{CommitNo, Error, PageId, Result, SegmentId, TableId};
 use esker_index::kind::Lead;
@@ -226,13 +226,12 @@ impl Store {
         writer.second.seal(&self.state)
     }
 
-    /// Moves the live images out of one segment, if the policy finds one worth it. Not while a
-    /// checkpoint runs. Returns bytes moved, or `None` if there was nothing to do. `is_first` since a checkpoint: if it is not, all
-    /// that the next one may write is left free.
-    pub(crate) fn clean_one(&self, dead_percent_max: u64, is_first: bool) -> Result<Option<u64>> {
+    /// Moves the live images out of one segment, if the policy finds one worth it, and leaves all free that the checkpoint may write
+    /// which lets go of it: one that could not end would leave nothing to go on with. Not while a checkpoint runs. Returns bytes moved, or
+    /// `None` if there was nothing to do.
+    pub(crate) fn clean_one(&self, dead_percent_max: u64) -> Result<Option<u64>> {
         let mut writer = self.lock_writer();
         let writer = &mut *writer;
-        // The checkpoint that lets go of a segment needs some space, too.
         let free_bytes = self.disk.free_bytes()?;
         let (id, segment) = {
             let state = self.state.lock();
@@ -240,8 +239,7 @@ impl Store {
                 return Ok(None);
             }
             let capacity_min = state.segments.capacity_min();
-            let map_bytes = if is_first { 0 } else { self.map_bytes(&state) };
-            let checkpoint_bytes = capacity_min / 4 + map_bytes;
+            let checkpoint_bytes = state.map_bytes(self.options.page_bytes) + capacity_min / 16;
             let dead_bytes_min = match dead_percent_max {
                 DEAD_PERCENT_FULL => 0,
                 _ => capacity_min / DEAD_SEGMENTS_MIN,
@@ -262,14 +260,6 @@ impl Store {
         count(&self.counters.cleaned_segments, 1);
         count(&self.counters.cleaned_bytes, moved);
         Ok(Some(moved))
-    }
-
-    /// Bytes of all nodes of the map, about, in both images, which a checkpoint writes where pages were changed or moved that lie
-    /// in no order; a smallest segment at most: in a large map they are few of all.
-    fn map_bytes(&self, state: &State) -> u64 {
-        let page_bytes = self.options.page_bytes;
-        let bytes = 2 * (state.ids.next / map_fan(page_bytes) as u64 + 2) * page_bytes as u64;
-        bytes.min(state.segments.capacity_min())
     }
 
     fn clean(&self, writer: &mut Writer, id: SegmentId, segment: Segment) -> Result<u64> {

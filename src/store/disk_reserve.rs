@@ -11,8 +11,8 @@ use esker_io::{Disk, OpenMode};
 
 /// The file.
 pub(crate) const RESERVE_NAME: &str = "reserve";
-/// So many of the largest segments, and a smallest one for map nodes: the cleaner fills one before it can remove one, and a
-/// checkpoint needs some.
+/// So many of the largest segments, and a smallest one or all nodes of the map, twice: the cleaner fills one before it can remove one,
+/// and the checkpoints before and after that write such nodes.
 const SEGMENTS: u64 = 2;
 
 /// What is set aside.
@@ -59,8 +59,10 @@ impl Store {
     pub(crate) fn take_reserve(&self) -> Result<()> {
         let reserve = &self.disk_reserve;
         let wanted = {
-            let segments = &self.state.lock().segments;
-            segments.victim_bytes_max() * SEGMENTS + segments.capacity_min()
+            let state = self.state.lock();
+            let segments = &state.segments;
+            let map_bytes = state.map_bytes(self.options.page_bytes);
+            segments.victim_bytes_max() * SEGMENTS + segments.capacity_min().max(2 * map_bytes)
         };
         let _changing = reserve.changing.lock();
         let held = reserve.bytes();

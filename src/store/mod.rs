@@ -151,6 +151,12 @@ impl State {
             self.trees.push(tree);
         }
     }
+    /// Bytes of all nodes of the map, in both images, and a few more: no checkpoint writes more of them. One that follows changes of
+    /// pages in no order writes them all.
+    pub(crate) fn map_bytes(&self, page_bytes: usize) -> u64 {
+        let bytes = self.table_bytes.of(TableId(0));
+        bytes + bytes / 8 + 4 * page_bytes as u64
+    }
 }
 
 /// Bytes of live images, by table.
@@ -207,6 +213,16 @@ impl PageIds {
         self.next += count;
         assert!(self.next < PageId::LIMIT, "2^40 pages are petabytes");
         PageId(first)
+    }
+    /// A range of at most `count` ids, for pages that are built one after the other: the longest of those given back lately, if it is
+    /// worth it. Else the map grew with every piece of work, whose pages are given back in shorter ranges than it takes.
+    pub(crate) fn allocate_some(&mut self, count: u64) -> (u64, u64) {
+        /// Of a shorter range there would be too many.
+        const WORTH: u64 = 8;
+        let recent = self.free.len().saturating_sub(64);
+        let longest = self.free[recent..].iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let count = if longest < WORTH { count } else { longest.min(count) };
+        (self.allocate(count).0, count)
     }
     /// Those that were never handed out, whatever signed it that they were, are nobody's to give back.
     pub(crate) fn give_back(&mut self, first: PageId, count: u64) {

@@ -115,6 +115,13 @@ impl Segments {
         let largest = self.table.values().map(|segment| segment.bytes).max().unwrap_or(0);
         largest.clamp(self.capacity_min(), self.capacity())
     }
+    /// What the cleaner fills at least before it can let a segment go: where space is too short for the victim it likes best, it takes
+    /// the smallest.
+    pub(crate) fn victim_bytes_min(&self) -> u64 {
+        let full = self.table.values().filter(|segment| segment.sealed && segment.live > 0);
+        let smallest = full.map(|segment| segment.live).min().unwrap_or(0);
+        smallest.clamp(self.capacity_min(), self.victim_bytes_max())
+    }
     /// The smallest capacity.
     pub(crate) fn capacity_min(&self) -> u64 {
         SEGMENT_PAGES_MIN * self.page_bytes

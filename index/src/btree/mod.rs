@@ -47,6 +47,7 @@ mod scan;
 mod split;
 pub(crate) mod write;
 
+pub(crate) use append::row_bytes;
 pub use branch::{check_branch, hole as branch_hole};
 pub use check::Check;
 pub use cursor::TreeCursor;

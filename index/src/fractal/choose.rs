@@ -38,8 +38,15 @@ struct Candidate {
 }
 
 impl Fractal {
-    /// What to do next.
+    /// What to do next. Called again after each stop, and then does not look again at what it has seen: there may be more nodes
+    /// than frames.
     pub(crate) fn choose<P: Pages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Job> {
+        let job = self.choose_now(pages, root, rest)?;
+        self.weighed.lock().clear();
+        Ok(job)
+    }
+
+    fn choose_now<P: Pages>(&self, pages: &P, root: &ChildWord, rest: bool) -> Step<Job> {
         if self.gaps.is_open() {
             return Ok(Job::Finish(Box::new(Outcome { close_gap: true, ..Outcome::default() })));
         }
@@ -52,8 +59,11 @@ impl Fractal {
         self.note_root(&path.parts);
         self.note_due(&path.parts);
         if self.is_thrifty() {
-            return self.choose_in_space(pages, &path);
+            let job = self.choose_in_space(pages, &path)?;
+            self.job_bytes.store(self.bytes_of_job(pages, &path, &job)?, Ordering::Relaxed);
+            return Ok(job);
         }
+        self.job_bytes.store(u64::MAX, Ordering::Relaxed);
         let quota = self.quota.load(Ordering::Relaxed);
         if runs >= self.config.runs_soft() {
             // Each flush gives every child a run: so that not all of them are full at once, some are merged, or flushed if
@@ -98,19 +108,17 @@ impl Fractal {
         if is_upper_much || is_covered_much(pages, &path, &ranges)? {
             return self.flush(pages, &path);
         }
-        if runs < self.config.runs_hard() && self.is_memtable_due(pages, &path, 4)? {
+        if runs < self.config.runs_hard() && self.is_memtable_due(pages, &path)? {
             return Ok(freeze(&path));
         }
         Ok(Job::Idle)
     }
 
-    /// Whether the memtable deletes so much, or has so much, that it should go down at rest; not if it has fewer pages.
-    pub(crate) fn is_memtable_due<P: Pages>(
-        &self,
-        pages: &P,
-        root: &NodePath,
-        pages_min: u64,
-    ) -> Step<bool> {
+    /// Whether the memtable deletes so much, or has so much, that it should go down at rest; not if it has few pages, unless
+    /// what it deletes has more of its own.
+    pub(crate) fn is_memtable_due<P: Pages>(&self, pages: &P, root: &NodePath) -> Step<bool> {
+        /// Of a memtable that is worth it.
+        const PAGES_MIN: u64 = 4;
         if let Some((_, list)) = root.parts.memtable.filter(|(_, list)| *list != 0) {
             let leaf = pages.read(&word_of(list), View::Current)?;
             let ranges = RangeSet::of_leaf(leaf.body());
@@ -122,8 +130,28 @@ impl Fractal {
         let filled = self.filled_bytes.load(Ordering::Relaxed);
         let page_bytes = self.config.content_bytes as u64;
         let tombstones = self.memtable_tombstones.load(Ordering::Relaxed);
-        let is_enough = filled >= page_bytes * pages_min;
-        Ok(is_enough && is_much(pages, root, filled / page_bytes, tombstones)?)
+        if filled < page_bytes * PAGES_MIN && (tombstones == 0 || !self.keeps_large(pages, root)?) {
+            return Ok(false);
+        }
+        is_much(pages, root, filled / page_bytes, tombstones)
+    }
+
+    /// Whether runs have large values. After a start, as the first lowest node has them.
+    pub(crate) fn keeps_large<P: Pages>(&self, pages: &P, root: &NodePath) -> Step<bool> {
+        if self.kept_large.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let mut path = root.clone();
+        loop {
+            if path.parts.runs.iter().any(|run| run.run.has_large) {
+                self.kept_large.store(true, Ordering::Relaxed);
+                return Ok(true);
+            }
+            if path.parts.children.is_empty() {
+                return Ok(false);
+            }
+            path = descend(pages, &path, 0)?;
+        }
     }
 
     /// The most urgent thing to do below a node.
@@ -142,7 +170,7 @@ impl Fractal {
             let worse = best.as_ref().is_none_or(|best| runs > best.urgency);
             if is_lowest {
                 let due = due || runs > 1;
-                if due && worse && (runs >= soft || is_delta_much(pages, child, rest)?) {
+                if due && worse && (runs >= soft || self.is_delta_much(pages, child, rest)?) {
                     let path = path.clone();
                     *best = Some(Candidate { path, child: Some(i), urgency: runs });
                 }
@@ -156,6 +184,16 @@ impl Fractal {
             }
         }
         Ok(())
+    }
+
+    fn is_delta_much<P: Pages>(&self, pages: &P, child: &Child, rest: bool) -> Step<bool> {
+        let page = ChildWord::page_of(child.word);
+        if let Some(known) = self.weighed.lock().get(&page) {
+            return Ok(*known);
+        }
+        let is_much = is_delta_much(pages, child, rest)?;
+        self.weighed.lock().insert(page, is_much);
+        Ok(is_much)
     }
 
     /// The child that has most runs, of those that have many.
@@ -212,9 +250,10 @@ pub(crate) fn freeze(root: &NodePath) -> Job {
 
 /// Whether so many leaves above the lowest nodes are much of all, or what so many tombstones delete.
 fn is_much<P: Pages>(pages: &P, root: &NodePath, upper: u64, tombstones: u64) -> Step<bool> {
-    let deleted_pages = tombstones / page_rows(pages, root)?;
-    let all_pages = u64::from(root.parts.pages());
-    Ok(upper.max(deleted_pages) * 100 >= all_pages * REST_UPPER_PERCENT)
+    let rows = page_rows(pages, root)?;
+    let all_rows = u64::from(root.parts.pages()).saturating_mul(rows);
+    let upper_rows = upper.saturating_mul(rows).max(tombstones);
+    Ok(upper_rows.saturating_mul(100) >= all_rows.saturating_mul(REST_UPPER_PERCENT))
 }
 
 /// Whether ranges cover much of all leaves: that is space to be had back, however few bytes the ranges take.
@@ -224,7 +263,7 @@ fn is_covered_much<P: Pages>(pages: &P, root: &NodePath, ranges: &RangeSet) -> S
 }
 
 /// About how many rows a page of the lowest nodes holds, as the first of them has it. Never 0.
-fn page_rows<P: Pages>(pages: &P, root: &NodePath) -> Step<u64> {
+pub(crate) fn page_rows<P: Pages>(pages: &P, root: &NodePath) -> Step<u64> {
     let mut path = root.clone();
     while !path.parts.children.is_empty() {
         path = descend(pages, &path, 0)?;

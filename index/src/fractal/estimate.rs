@@ -3,7 +3,8 @@
 use super::node::NodeParts;
 use super::read::read_node;
 use super::work::word_of;
-use crate::btree;
+use crate::btree::{self, LeafCopy, seek_leaf};
+use crate::kind::{Direction, Value};
 use crate::pages::{ChildWord, PageRead, Pages, Step, View};
 use crate::run::{RangeLoader, RangeSet, RunRef};
 
@@ -119,4 +120,24 @@ pub(crate) fn covered_pages<P: Pages>(
         }
     }
     Ok(covered)
+}
+
+/// About how many leaves the rows of a run take when they are written anew. A run that was a memtable may have many more: where
+/// rows were deleted before they went down, its leaves are nearly empty. `page_rows` is what a leaf holds of rows with values.
+pub(crate) fn packed_pages<P: Pages>(
+    pages: &P,
+    run: &RunRef,
+    page_rows: u64,
+    content_bytes: u64,
+) -> Step<u64> {
+    let mut first = LeafCopy::default();
+    seek_leaf(pages, &word_of(run.tree), View::Current, Some(&[]), Direction::Forward, &mut first)?;
+    let keys = (0..first.len()).map(|i| btree::row_bytes(first.row(i).0, &Value::Tombstone) as u64);
+    let tombstone_bytes = keys.max().unwrap_or(content_bytes);
+    let tombstone_pages = run.tombstones.saturating_mul(tombstone_bytes) / content_bytes;
+    let values = run.rows.saturating_sub(run.tombstones);
+    // Values may be longer here than in the leaf that was looked at.
+    let share = u64::from(run.pages).saturating_mul(values) / run.rows.max(1);
+    let value_pages = (values / page_rows).max(share);
+    Ok((tombstone_pages + value_pages + 1).min(run.pages.into()))
 }

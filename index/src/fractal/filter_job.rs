@@ -12,6 +12,8 @@ use crate::run::filter::{FilterBuilder, key_hash};
 #[derive(Debug)]
 pub(crate) struct FilterJob {
     pub(crate) run: RunRef,
+    /// That it has, about.
+    pub(crate) leaves: u32,
     /// Where the next leaf begins; `None` at the end.
     pub(crate) next: Option<Vec<u8>>,
     pub(crate) copy: LeafCopy,
@@ -21,9 +23,11 @@ pub(crate) struct FilterJob {
 
 impl FilterJob {
     pub(crate) fn new(run: RunRef) -> Self {
+        let leaves = run.pages;
         let run = RunRef { rows: 0, tombstones: 0, pages: 0, has_large: false, ..run };
         Self {
             run,
+            leaves,
             next: Some(Vec::new()),
             copy: LeafCopy::default(),
             hashes: Vec::new(),

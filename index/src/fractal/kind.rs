@@ -194,6 +194,9 @@ impl Kind for Fractal {
         }
         true
     }
+    fn job_bytes(&self) -> u64 {
+        self.job_bytes.load(Ordering::Relaxed)
+    }
     fn progress(&self) -> Progress {
         self.progress_now()
     }
@@ -219,6 +222,7 @@ impl Kind for Fractal {
     }
     fn abandon_work(&self) {
         *self.job.lock() = super::work::Job::default();
+        self.weighed.lock().clear();
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct MergeJob {
     pub(crate) parent: Option<PageId>,
     /// Runs of the node that go down; none if only a child is merged.
     pub(crate) flushed: Vec<RunRef>,
+    /// The node keeps runs.
+    is_partial: bool,
     pub(crate) old: Vec<Child>,
     /// The one child that is merged; `None`: all get their share of what is flushed.
     pub(crate) only: Option<usize>,
@@ -124,6 +126,7 @@ impl MergeJob {
             high: path.high.clone(),
             parent: path.parent,
             consumed: flushed.clone(),
+            is_partial: flushed.len() < path.parts.runs.len(),
             flushed,
             old: path.parts.children.clone(),
             only,
@@ -405,7 +408,8 @@ impl MergeJob {
     /// The children of the parent, if the node can be divided in two under it: it will have no runs, and there is
     /// room for one more child.
     fn siblings<P: Pages>(&self, pages: &P, config: &FractalConfig) -> Step<Option<Vec<Child>>> {
-        let (Some(parent), None) = (self.parent, self.only) else { return Ok(None) };
+        let is_whole = self.only.is_none() && !self.is_partial;
+        let Some(parent) = self.parent.filter(|_| is_whole) else { return Ok(None) };
         let word = ChildWord::pack(parent, ChildWord::NO_HINT);
         let page = read_node(pages, &word_of(word), View::Current)?;
         let mut children = NodeParts::of(page.words(), page.body()).children;
@@ -459,7 +463,8 @@ impl MergeJob {
         let outcome = &mut self.outcome;
         // What was a memtable counts by what was met in it.
         let known = self.consumed.iter().filter(|run| run.level != LEVEL_UNKNOWN);
-        outcome.rows -= known.map(weight).sum::<i64>() + self.counted;
+        let gone = known.map(weight).fold(self.counted, i64::saturating_add);
+        outcome.rows = outcome.rows.saturating_sub(gone);
         outcome.key.clone_from(&self.low);
         if let (Some(divided), Some(parent)) = (self.divided.take(), self.parent) {
             outcome.freed.push((self.target, 1));

@@ -72,6 +72,7 @@ pub use check::FractalCheck;
 pub use scan::FractalCursor;
 pub use write::{FractalGroup, FractalPrepared, FractalRange};
 
+use esker_base::PageId;
 use esker_base::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use gap::Gaps;
 use node::{CHILD_COST_BYTES, FIXED_COST_BYTES, NodeParts, RUN_COST_BYTES};
@@ -79,6 +80,7 @@ use optimize::Wishes;
 use progress::Forecast;
 use recent::Recent;
 use space::Measured;
+use std::collections::BTreeMap;
 use work::Job;
 
 /// Sizes of a fractal tree.
@@ -148,12 +150,18 @@ pub struct Fractal {
     fixed_bytes: AtomicU64,
     /// So much may work write before it gives space back.
     room_bytes: AtomicU64,
+    /// So much does the piece under way write, about, if that is limited.
+    job_bytes: AtomicU64,
     /// What merges of lowest nodes will write, while that is limited.
     measured: Mutex<Measured>,
+    /// Whether lowest nodes should be merged, as the choice that is under way has found out.
+    weighed: Mutex<BTreeMap<PageId, bool>>,
     /// Lowest nodes that are to be merged before the root is flushed again.
     quota: AtomicU64,
     /// A large value was put into the memtable, or may have been before this start.
     has_large: AtomicBool,
+    /// One was put since this start, or seen in a run.
+    kept_large: AtomicBool,
     gaps: Arc<Gaps>,
     recent: Recent,
     /// Rows that closed gaps have taken off the count twice.
@@ -175,9 +183,12 @@ impl Fractal {
             all_bytes: AtomicU64::new(0),
             fixed_bytes: AtomicU64::new(0),
             room_bytes: AtomicU64::new(u64::MAX),
+            job_bytes: AtomicU64::new(u64::MAX),
             measured: Mutex::default(),
+            weighed: Mutex::default(),
             quota: AtomicU64::new(0),
             has_large: AtomicBool::new(true),
+            kept_large: AtomicBool::new(false),
             gaps: Arc::default(),
             recent: Recent::new(config.memtable_bytes),
             rows_owed: AtomicU64::new(0),
@@ -198,6 +209,10 @@ impl Fractal {
         self.root_bytes.store(bytes(pages), Ordering::Relaxed);
         self.all_bytes.store(bytes(u64::from(root.pages())), Ordering::Relaxed);
         self.fixed_bytes.store(self.fixed_bytes_of(root), Ordering::Relaxed);
+    }
+    fn note_large(&self) {
+        self.has_large.store(true, Ordering::Relaxed);
+        self.kept_large.store(true, Ordering::Relaxed);
     }
     fn fill(&self, bytes: usize) {
         self.filled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

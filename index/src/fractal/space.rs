@@ -1,9 +1,10 @@
 //! How much background work writes before it gives space back, and what there is room for.
 
 use super::Fractal;
-use super::choose::{NodePath, descend, freeze, merge_child};
-use super::estimate::{covered_rows, ranges_of};
+use super::choose::{NodePath, descend, freeze, merge_child, page_rows};
+use super::estimate::{covered_rows, packed_pages, ranges_of};
 use super::filter_job::FilterJob;
+use super::merge_job::MergeJob;
 use super::node::{Child, NODE_LEVEL, NodeParts};
 use super::read::read_node;
 use super::work::{Job, weight, word_of};
@@ -18,9 +19,17 @@ const GARBAGE_PERCENT: u64 = 10;
 /// What a small run takes in a node beside its rows: headers, branch, filter, and the node itself.
 const RUN_FIXED_BYTES: u64 = 1024;
 
-/// Pages that a merge of a lowest node will write, by its page, and its leaves and runs: a table may have more lowest nodes than
-/// memory holds.
-pub(crate) type Measured = BTreeMap<PageId, ((u32, u8), u64)>;
+/// What a merge of a lowest node will do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merged {
+    /// Leaves that it writes, about: not what is deleted.
+    pages: u64,
+    /// Rows that may take the place of large values, each of which takes pages of its own.
+    over_large: u64,
+}
+
+/// That, by the node's page, and its leaves and runs: a table may have more lowest nodes than memory holds.
+pub(crate) type Measured = BTreeMap<PageId, ((u32, u8), Merged)>;
 
 impl Fractal {
     /// What is kept for background work: a flush of what the root's runs and the memtable hold, and then a merge of a lowest
@@ -45,6 +54,7 @@ impl Fractal {
     pub(crate) fn is_thrifty(&self) -> bool {
         self.room_bytes.load(Ordering::Relaxed) != u64::MAX
     }
+    /// An eighth more than estimated.
     fn has_room(&self, bytes: u64) -> bool {
         bytes + bytes / 8 <= self.room_bytes.load(Ordering::Relaxed)
     }
@@ -61,21 +71,22 @@ impl Fractal {
         if let Some((job, _)) = best.merge {
             return Ok(job);
         }
-        for job in [self.choose_wished(pages, root)?, best.flush].into_iter().flatten() {
-            if self.fits(pages, &job)? {
-                return Ok(job);
-            }
-        }
-        if !root.parts.runs.is_empty()
-            && let job = self.flush(pages, root)?
-            && self.fits(pages, &job)?
+        if let Some(job) = self.choose_wished(pages, root)?
+            && self.fits(pages, root, &job)?
         {
             return Ok(job);
         }
-        // A large value takes no leaf.
-        let pages_min = if self.has_large.load(Ordering::Relaxed) { 0 } else { 4 };
-        let has_runs_max = root.parts.runs.len() >= self.config.runs_hard();
-        let is_due = !has_runs_max && self.is_memtable_due(pages, root, pages_min)?;
+        for node in best.flush.iter().chain([root]) {
+            if let Some(job) = self.flush_in_space(pages, root, node)? {
+                return Ok(job);
+            }
+        }
+        if root.parts.runs.len() >= self.config.runs_hard() {
+            return Ok(Job::Idle);
+        }
+        let is_filled = self.filled_bytes.load(Ordering::Relaxed) > 0;
+        let is_due =
+            is_filled && self.keeps_large(pages, root)? || self.is_memtable_due(pages, root)?;
         Ok(if is_due { freeze(root) } else { Job::Idle })
     }
 
@@ -86,14 +97,15 @@ impl Fractal {
                 let below = descend(pages, node, i)?;
                 self.look_for_garbage(pages, &below, best)?;
                 if best.flush.is_none() && child.runs > 0 {
-                    best.flush = Some(self.flush(pages, &below)?);
+                    best.flush = Some(below);
                 }
             } else if child.runs > 1 {
-                let written = self.merged_pages(pages, child)?;
-                let gain = u64::from(child.pages).saturating_sub(written);
+                let merged = self.merged(pages, child)?;
+                let gain = u64::from(child.pages).saturating_sub(merged.pages);
+                let gain = gain.saturating_add(merged.over_large);
                 let is_best = best.merge.as_ref().is_none_or(|(_, most)| gain > *most);
-                let is_due = gain * 100 >= u64::from(child.pages) * GARBAGE_PERCENT;
-                if is_best && is_due && self.has_room(self.bytes_of(written)) {
+                let is_due = gain.saturating_mul(100) >= u64::from(child.pages) * GARBAGE_PERCENT;
+                if is_best && is_due && self.has_room(self.bytes_of(merged.pages)) {
                     best.merge = Some((merge_child(node, i), gain));
                 }
             }
@@ -101,24 +113,69 @@ impl Fractal {
         Ok(())
     }
 
-    /// Whether a job has room.
-    fn fits<P: Pages>(&self, pages: &P, job: &Job) -> Step<bool> {
-        let Job::Merge(merge) = job else { return Ok(true) };
-        if let Some(only) = merge.only {
-            let merged = self.merged_pages(pages, &merge.old[only])?;
-            return Ok(self.has_room(self.bytes_of(merged)));
+    /// A flush of a node: of its oldest runs, where not of all there is room for. Those are older than what stays, too.
+    fn flush_in_space<P: Pages>(
+        &self,
+        pages: &P,
+        root: &NodePath,
+        node: &NodePath,
+    ) -> Step<Option<Job>> {
+        let runs = &node.parts.runs;
+        if runs.is_empty() {
+            return Ok(None);
         }
-        let flushed = merge.flushed.iter().map(|run| u64::from(run.pages)).sum();
-        let fixed_bytes = merge.old.len() as u64 * RUN_FIXED_BYTES;
-        Ok(self.has_room(self.bytes_of(flushed) + fixed_bytes))
+        let mut job = self.flush(pages, node)?;
+        for stay in 1..runs.len() {
+            if self.fits(pages, root, &job)? {
+                break;
+            }
+            if matches!(&job, Job::Merge(merge) if merge.only.is_some()) {
+                return Ok(None);
+            }
+            let oldest = runs[stay..].iter().map(|run| run.run).collect();
+            job = Job::Merge(Box::new(MergeJob::flush(node, oldest, true)));
+        }
+        Ok(self.fits(pages, root, &job)?.then_some(job))
     }
-    /// About how many pages a merge of a lowest node will write: not what is deleted.
-    fn merged_pages<P: Pages>(&self, pages: &P, child: &Child) -> Step<u64> {
+
+    /// Whether a job has room.
+    fn fits<P: Pages>(&self, pages: &P, root: &NodePath, job: &Job) -> Step<bool> {
+        Ok(self.has_room(self.bytes_of_job(pages, root, job)?))
+    }
+    /// About how many bytes a job writes.
+    pub(crate) fn bytes_of_job<P: Pages>(
+        &self,
+        pages: &P,
+        root: &NodePath,
+        job: &Job,
+    ) -> Step<u64> {
+        let merge = match job {
+            Job::Merge(merge) => merge,
+            // A row takes more than eight times as much in a leaf.
+            Job::Filter(filter) => return Ok(self.bytes_of(u64::from(filter.leaves) / 8 + 2)),
+            Job::Idle | Job::Finish(_) => return Ok(0),
+        };
+        if let Some(only) = merge.only {
+            return Ok(self.bytes_of(self.merged(pages, &merge.old[only])?.pages));
+        }
+        let mut flushed = 0;
+        for run in &merge.flushed {
+            let is_mostly_tombstones = run.tombstones > run.rows / 2;
+            flushed += if is_mostly_tombstones {
+                packed_pages(pages, run, page_rows(pages, root)?, self.bytes_of(1))?
+            } else {
+                run.pages.into()
+            };
+        }
+        Ok(self.bytes_of(flushed) + merge.old.len() as u64 * RUN_FIXED_BYTES)
+    }
+    /// What a merge of a lowest node will do.
+    fn merged<P: Pages>(&self, pages: &P, child: &Child) -> Step<Merged> {
         let (page, summary) = (ChildWord::page_of(child.word), (child.pages, child.runs));
         if let Some((_, known)) = self.measured.lock().get(&page).filter(|of| of.0 == summary) {
             return Ok(*known);
         }
-        let merged = merged_pages(pages, child)?;
+        let merged = merged(pages, child)?;
         self.measured.lock().insert(page, (summary, merged));
         Ok(merged)
     }
@@ -132,16 +189,18 @@ impl Fractal {
 struct Best {
     /// With how many pages it gives back.
     merge: Option<(Job, u64)>,
-    flush: Option<Job>,
+    /// One that has runs.
+    flush: Option<NodePath>,
 }
 
-/// About how many pages a merge of a lowest node will write: not what is deleted.
-fn merged_pages<P: Pages>(pages: &P, child: &Child) -> Step<u64> {
+/// That, by what the runs of the node say of themselves.
+fn merged<P: Pages>(pages: &P, child: &Child) -> Step<Merged> {
     let page = read_node(pages, &word_of(child.word), View::Current)?;
     let parts = NodeParts::of(page.words(), page.body());
     drop(page);
-    let rows: u64 = parts.runs.iter().map(|run| run.run.rows).sum();
-    let mut live = parts.runs.iter().fold(0, |all: i64, run| all.saturating_add(weight(&run.run)));
+    let runs = || parts.runs.iter().map(|run| &run.run);
+    let rows = runs().map(|run| run.rows).fold(0, u64::saturating_add);
+    let mut live = runs().fold(0, |all: i64, run| all.saturating_add(weight(run)));
     if let Some((oldest, newer)) = parts.runs.split_last() {
         let ranges = ranges_of(pages, newer.iter().map(|run| &run.run))?;
         if !ranges.is_empty() {
@@ -149,5 +208,9 @@ fn merged_pages<P: Pages>(pages: &P, child: &Child) -> Step<u64> {
         }
     }
     let live = u64::try_from(live).unwrap_or(0).min(rows);
-    Ok((u64::from(child.pages) * live).div_ceil(rows.max(1)) + 1)
+    let newer = runs().rposition(|run| run.has_large).unwrap_or(0);
+    Ok(Merged {
+        pages: u64::from(child.pages).saturating_mul(live).div_ceil(rows.max(1)) + 1,
+        over_large: runs().take(newer).map(|run| run.rows).fold(0, u64::saturating_add),
+    })
 }

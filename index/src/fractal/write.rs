@@ -256,7 +256,7 @@ impl<P: TurnPages> FractalPrepared<'_, P> {
             self.fractal.memtable_tombstones.fetch_add(1, Ordering::Relaxed);
         }
         if matches!(value, Value::Overflow(_)) {
-            self.fractal.has_large.store(true, Ordering::Relaxed);
+            self.fractal.note_large();
         }
         if self.inner.row().is_none() {
             self.fractal.recent.will_put(key_hash(self.key));
@@ -324,7 +324,7 @@ impl<P: TurnPages> PreparedGroup for FractalGroup<'_, P> {
             bytes += key.len() + value.map_or(0, |value| value.stored_bytes()) + ROW_BYTES;
             deletes += i64::from(value.is_none());
             if let Some(Value::Overflow(_)) = value {
-                self.fractal.has_large.store(true, Ordering::Relaxed);
+                self.fractal.note_large();
             }
         }
         self.fractal.fill(bytes);

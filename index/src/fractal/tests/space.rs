@@ -52,6 +52,28 @@ fn what_is_deleted_goes_with_room_for_a_flush_and_a_node() {
     }
 }
 
+/// Where a flush of all runs of the root has no room, the oldest go down alone: nothing was merged any more.
+#[test]
+fn the_oldest_runs_go_down_alone_in_little_room() {
+    for seed in 1..5 {
+        let (mut bench, mut random) = (filled(seed, 9000), Random(seed * 7919));
+        let before = bench.shape();
+        while bench.shape().root_runs < 5 {
+            for _ in 0..100 {
+                bench.delete(&key(random.below(9000)));
+            }
+        }
+        // The root has some 65 pages.
+        bench.fractal.limit_work(45 * 960);
+        bench.work_all(true);
+        let after = bench.shape();
+        assert!(after.root_runs == 0 && after.pages < before.pages, "{after:?} of {before:?}");
+        bench.compare();
+        bench.check();
+        bench.check_pages();
+    }
+}
+
 /// Writes of all forms under limits that change, below which nothing may be possible.
 #[test]
 fn limits_may_change_at_any_time() {
