@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A row in the front, which may be a tombstone, is newer than what its bucket says. Whoever writes a key that waits writes
-//! it in the front; every other write goes to the bucket if that is in memory, else, blind, into the front, as long as there
-//! is room. So only background work (`work`) changes front and bucket in one turn: it moves rows, bucket by bucket in the
+//! it in the front; every other write goes to the bucket if that is in memory, else, blind, into the front. What is in all fronts beyond
+//! their bound is debt, for which writers wait as for that of merges; only where work cannot go on are there puts that read
+//! their bucket. Work has many buckets read at once, so a put that waits for it takes less time than one that reads. So only background work (`work`) changes front and bucket in one turn: it moves rows, bucket by bucket in the
 //! order of the hash, after it has had many buckets read together.
 //!
 //! # What is known without a look
@@ -165,13 +166,14 @@ impl Front {
         Ok(())
     }
 
-    /// True if a row may come to wait.
+    /// True if a row may come to wait. Beyond the bound, too, where writers are slowed down; it says no if they were not.
     pub(crate) fn has_room(&self) -> bool {
+        let max = self.memory.fronts_bytes_max;
         let is_full = || {
             let bytes = self.memory.fronts_bytes.load(Ordering::Relaxed);
-            bytes >= self.memory.fronts_bytes_max || self.is_uncounted()
+            bytes >= max + max / 2 || self.is_uncounted()
         };
-        self.memory.fronts_bytes_max > 0 && !is_full()
+        max > 0 && !is_full()
     }
     /// True if rows should move on: it is three quarters full, or its rows are to be counted.
     pub(super) fn is_due(&self) -> bool {
@@ -179,10 +181,11 @@ impl Front {
         let is_much = bytes > self.memory.fronts_bytes_max / 4 * 3;
         self.is_uncounted() || (is_much && self.bytes.load(Ordering::Relaxed) > 0)
     }
-    /// Bytes beyond the bound: batches bring them, whose rows cannot be told apart from those that wait.
+    /// Bytes of all fronts beyond their bound, as far as they are of this one.
     pub(crate) fn debt_bytes(&self) -> u64 {
-        let beyond = |max| self.bytes.load(Ordering::Relaxed).saturating_sub(max) as u64;
-        beyond(self.memory.fronts_bytes_max)
+        let all = self.memory.fronts_bytes.load(Ordering::Relaxed);
+        let beyond = all.saturating_sub(self.memory.fronts_bytes_max);
+        beyond.min(self.bytes.load(Ordering::Relaxed)) as u64
     }
     /// Bytes of buckets that a step of work will have changed.
     pub(crate) fn work_bytes(&self) -> u64 {

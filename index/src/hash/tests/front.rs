@@ -135,7 +135,7 @@ fn who_holds_a_cut_sees_what_waited_then() {
 }
 
 #[test]
-fn a_front_that_is_full_takes_only_what_waits() {
+fn a_front_that_is_full_takes_only_what_waits_and_said_so_before() {
     let mut bench = away(4);
     let mut waiting = Vec::new();
     let is_full = (0..5000).any(|_| {
@@ -147,6 +147,11 @@ fn a_front_that_is_full_takes_only_what_waits() {
         true
     });
     assert!(is_full && waiting.len() > 50, "{} rows wait", waiting.len());
+    let (debt_bytes, max) = (bench.hash.debt_bytes(), bench.hash.front.memory.fronts_bytes_max);
+    assert!(
+        debt_bytes >= max as u64 / 2,
+        "{debt_bytes} bytes beyond {max}: who waits for them never comes here"
+    );
     for key in &waiting {
         assert!(put_blind(&mut bench, key, Some(&Owned::Inline(vec![b'g'; 40]))));
     }
