@@ -59,6 +59,7 @@
 
 mod background;
 mod batch;
+mod bulk_load;
 mod catalog;
 mod commit;
 mod conflict;

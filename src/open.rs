@@ -7,6 +7,7 @@
 //! old log as they were.
 
 use crate::background::replay_log_byte_ns;
+use crate::bulk_load::SORT_PREFIX;
 use crate::catalog::{Catalog, Index, TableState};
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
@@ -83,7 +84,9 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
 fn is_ours(name: &str) -> bool {
     name == "LOCK"
         || name == disk_reserve::RESERVE_NAME
-        || ["wal-", "checkpoint-", "super"].iter().any(|prefix| name.starts_with(prefix))
+        || ["wal-", "checkpoint-", "super", SORT_PREFIX]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
 }
 
 fn wal_options(options: &Options, database: DatabaseId, incarnation: u64) -> esker_wal::Options {
@@ -308,7 +311,8 @@ fn adopt_log(
     }
     let kept = superblock::checkpoint_name(renewed.checkpoint);
     for name in disk.list()? {
-        if name.starts_with("checkpoint-") && name != kept || name == "super.new" {
+        let is_old = name.starts_with("checkpoint-") && name != kept || name == "super.new";
+        if is_old || name.starts_with(SORT_PREFIX) {
             disk.remove(&name)?;
         }
     }

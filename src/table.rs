@@ -1,5 +1,6 @@
 //! Tables: single operations, each a commit of its own.
 
+use crate::bulk_load::BulkLoad;
 use crate::catalog::{Index, TableState};
 use crate::commit::Expect;
 use crate::db::Shared;
@@ -87,41 +88,22 @@ impl Table {
     }
 
     /// Loads rows whose keys ascend strictly, in commits of about a megabyte: leaves are filled to the
-    /// brim. Returns how many. At [`Durability::Sync`] one sync at the end covers all of them.
+    /// brim. Returns how many. At [`Durability::Sync`] one sync at the end covers all of them. A table without order gathers up to an
+    /// eighth of [`Options::memory_bytes`](crate::Options::memory_bytes) first (at most 128 MiB); of more it writes what is before
+    /// once to a file without a name, sorted as it will lie in the table, and commits nothing before all rows are there.
     ///
     /// # Errors
-    /// `Invalid` if a key is not above the one before; what was committed before stays.
+    /// `Invalid` if a key is not above the one before; what was committed before stays, and so it does after a crash: the first rows
+    /// by key, or, of a table without order, any.
     pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &self,
         rows: impl IntoIterator<Item = (K, V)>,
     ) -> Result<u64> {
-        const COMMIT_BYTES: u64 = 1 << 20;
-        let limit_bytes = COMMIT_BYTES.min(self.engine.options.write_set_bytes_max() / 2);
-        let (mut set, mut last, mut count) = (WriteSet::default(), Vec::new(), 0);
-        let mut large_pages = 0;
-        let commit = |set| self.engine.write_many(set, None, 0, Durability::Os);
+        let mut load = BulkLoad::new(self);
         for (key, value) in rows {
-            let (key, value) = (key.as_ref(), value.as_ref());
-            self.engine.check_key(key)?;
-            self.engine.check_value(value)?;
-            if key <= &last[..] {
-                return Err(Error::invalid("keys do not ascend", format!("row {count}")));
-            }
-            last.clear();
-            last.extend_from_slice(key);
-            set.put(&self.state, key, value);
-            count += 1;
-            large_pages += self.engine.large_pages(value);
-            if set.bytes() >= limit_bytes || large_pages > self.engine.large_pages_max() / 4 {
-                commit(std::mem::take(&mut set))?;
-                large_pages = 0;
-            }
+            load.push(key.as_ref(), value.as_ref())?;
         }
-        let lsn = commit(set)?;
-        if self.engine.options.durability == Durability::Sync {
-            self.engine.sync_log(lsn.unwrap_or_else(|| self.engine.wal.position()))?;
-        }
-        Ok(count)
+        load.finish()
     }
 
     /// Removes a row, if it is there.

@@ -13,6 +13,7 @@
 #![allow(clippy::big_endian_bytes, reason = "keys that sort like their numbers")]
 
 mod api;
+mod bulk;
 mod corpus;
 mod crash;
 mod damage;
