@@ -292,7 +292,9 @@ mod tests {
                 let waited = stats.stalls_frames > stalls;
                 assert!(least == 0 || !waited, "{kind:?}: waited, and {least} were given back");
             }
-            assert!(least < frames / 4, "{kind:?}: {least} of {frames}");
+            // With a thirty-second of the frames for clean leaves, two fifths may stay with the system.
+            let most = (frames / 4).max(given_back / 2);
+            assert!(least < most, "{kind:?}: {least} of {given_back} given back, of {frames}");
             read(&table, 1000);
             assert!(db.verify().unwrap().is_sound());
         }

@@ -15,8 +15,8 @@
 
 /// What the device takes, if an answer of the system's cache (read, check, unpack) takes 1. Measured: 60 and 8 µs.
 const DEVICE_COST: u64 = 8;
-/// At most 1/8 of the frames is what clean leaves are left with.
-pub(crate) const LEVEL_MAX: u32 = 3;
+/// At least 1/32 of the frames is what clean leaves are left with.
+pub(crate) const LEVEL_MAX: u32 = 5;
 /// Windows to wait after a step that did not pay, at first and at most.
 const WAIT_MIN: u32 = 8;
 const WAIT_MAX: u32 = 256;
