@@ -72,6 +72,7 @@ mod merge;
 mod open;
 mod options;
 mod pace;
+mod page_set;
 mod range;
 mod read_ahead;
 mod record;

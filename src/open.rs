@@ -29,6 +29,8 @@ use esker_wal::Wal;
 
 /// Image numbers skipped at open, so that no orphan of the crashed run has one that is used again.
 const NUMBERS_SKIPPED: u64 = 1 << 24;
+/// Segments made since the last checkpoint, at most: as the smallest are of 128 pages, that is terabytes.
+const SEGMENTS_SINCE_MAX: u32 = 1 << 24;
 /// LSNs are block-aligned where a log begins.
 const BLOCK_BYTES: u64 = 4096;
 /// Level noted for a root whose height nobody looked up; freeing reads it from the page.
@@ -320,11 +322,12 @@ fn adopt_log(
 }
 
 /// Every segment that the checkpoint names must be there, whole; those it does not name are orphans
-/// of the run that ended and are removed.
+/// of the run that ended and are removed. Names of numbers that it cannot have come to are not Esker's: they stay.
 fn check_segments(disk: &dyn Disk, state: &mut crate::store::State) -> Result<()> {
     let mut found = std::collections::BTreeSet::new();
+    let ours = 0..state.segments.next.saturating_add(SEGMENTS_SINCE_MAX);
     for name in disk.list()? {
-        let Some(id) = segment_of_name(&name) else { continue };
+        let Some(id) = segment_of_name(&name).filter(|id| ours.contains(&id.0)) else { continue };
         if state.segments.table.contains_key(&id) {
             found.insert(id);
         } else {

@@ -2,12 +2,16 @@
 //!
 //! Passes, under a cut and with cleaning held off: the superblock's slots, the checkpoint's file and the log; every page of
 //! every table through its tree (order, fences, levels, large values); every image that the page map names, and both images of
-//! its nodes (checksum, identity, and that something leads to it: a bit a page id); and the map against the segment
+//! its nodes (checksum, identity, and that something leads to it); and the map against the segment
 //! table (live bytes to the byte); and the names in the directory. What is damaged is reported with the table and the keys that it affects.
+
+#[cfg(test)]
+mod tests;
 
 use crate::catalog::{Index, TableState};
 use crate::engine::Engine;
 use crate::kinds::ErasedChecker;
+use crate::page_set::PageSet;
 use crate::range::KeySpan;
 use crate::store::image::{Address, Codec, ImageHead, kind, segment_name, segment_of_name};
 use crate::store::superblock::{self, Superblock};
@@ -215,8 +219,9 @@ fn find_strays(engine: &Engine, found: &mut Verified, superblock: &Superblock) -
 #[derive(Debug)]
 struct Reach {
     cut: CommitNo,
-    /// A bit a page id; what is beyond is younger than the cut.
-    bits: Vec<u64>,
+    pages: PageSet,
+    /// Pages from here on are younger than the cut.
+    next: u64,
     tables: Vec<Arc<TableState>>,
     trees: Vec<FreedTree>,
     complete: bool,
@@ -231,31 +236,19 @@ impl Reach {
         engine.hand_over_freed(&mut turn);
         let tables = engine.catalog.read().by_name.values().cloned().collect();
         let state = engine.store.state.lock();
-        let words = usize::try_from(state.ids.next.div_ceil(64)).expect("a bit a page");
-        let trees = state.trees.clone();
-        let mut reach = Self { cut, bits: vec![0; words], tables, trees, complete: false };
+        let (next, trees) = (state.ids.next, state.trees.clone());
+        let mut reach =
+            Self { cut, pages: PageSet::default(), next, tables, trees, complete: false };
         for freed in &state.freed {
-            reach.add_range(freed.first, u64::from(freed.count));
+            reach.pages.insert_range(freed.first, u64::from(freed.count));
         }
         // What background work builds; a part of it may belong to a table before this is over.
         for (first, count) in state.unattached.values().flatten() {
-            reach.add_range(PageId(*first), *count);
+            reach.pages.insert_range(PageId(*first), *count);
         }
         drop(state);
         drop(turn);
         (HeldCut::adopt(engine, cut), reach)
-    }
-
-    fn add(&mut self, page: PageId) {
-        let (word, bit) = (page.0 / 64, page.0 % 64);
-        if let Some(bits) = usize::try_from(word).ok().and_then(|word| self.bits.get_mut(word)) {
-            *bits |= 1 << bit;
-        }
-    }
-    fn add_range(&mut self, first: PageId, count: u64) {
-        for i in 0..count {
-            self.add(PageId(first.0 + i));
-        }
     }
 
     /// Goes through everything by the words of its pages. Large values of tables were met on the way through
@@ -275,7 +268,10 @@ impl Reach {
         let from = todo.split_off(of_tables);
         for (mut todo, owned) in [(todo, true), (from, false)] {
             while let Some((page, table, levels_count)) = todo.pop() {
-                self.add(page);
+                // What was given up was not looked at yet: it may lead back to itself.
+                if !self.pages.insert(page) && !owned {
+                    continue;
+                }
                 let word = ChildWord::new(page, ChildWord::NO_HINT);
                 let (mut children, mut large) = (Vec::new(), Vec::new());
                 let step = engine.read(table, view, |session| {
@@ -298,7 +294,7 @@ impl Reach {
                     Err(error) => return Err(error),
                 };
                 for range in large {
-                    self.add_range(range.first, u64::from(range.pages));
+                    self.pages.insert_range(range.first, u64::from(range.pages));
                 }
                 children.dedup();
                 children.retain(|child| *child != PageId::NONE);
@@ -307,7 +303,7 @@ impl Reach {
                 };
                 if levels_count && level == 1 && !self.tables.iter().any(is_hash_root) {
                     for child in children {
-                        self.add(child);
+                        self.pages.insert(child);
                     }
                 } else {
                     todo.extend(children.iter().map(|child| (*child, table, levels_count)));
@@ -320,11 +316,10 @@ impl Reach {
 
     /// True if nothing leads to a page that was there at the cut.
     fn misses(&self, engine: &Engine, head: &ImageHead) -> bool {
-        let (word, bit) = (head.page.0 / 64, head.page.0 % 64);
-        let bits = usize::try_from(word).ok().and_then(|word| self.bits.get(word));
         self.complete
             && head.changed_at <= self.cut
-            && bits.is_some_and(|bits| bits >> bit & 1 == 0)
+            && head.page.0 < self.next
+            && !self.pages.contains(head.page)
             && engine.logic.is_known(head.table)
     }
 }
@@ -365,7 +360,7 @@ fn walk_tables(engine: &Arc<Engine>, found: &mut Verified, reach: &mut Reach) ->
                 let handle = Handle::decode(handle);
                 found.large_values += 1;
                 let range = handle.range(engine.store.frames.content_bytes());
-                reach.add_range(range.first, u64::from(range.pages));
+                reach.pages.insert_range(range.first, u64::from(range.pages));
                 match value::read(&engine.store, handle) {
                     Ok(_) => {}
                     Err(error @ Error::Corrupt { .. }) => {
@@ -396,11 +391,15 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
             let mut state = store.state.lock();
             match store.lookup(&mut state, page) {
                 Ok(address) => {
-                    // Many in a row have none. A damaged node is met page by page.
+                    // Many in a row have none.
                     from = store.skip_empty(&mut state, from).unwrap_or(from);
                     address
                 }
                 Err(error @ Error::Corrupt { .. }) => {
+                    let load = &mut |node, address| store.load_map_node(node, address);
+                    let in_map = state.map.skip_unreadable(page, load)?;
+                    let in_overlay = state.overlay.range(from..in_map).next();
+                    from = in_overlay.map_or(in_map, |(page, _)| *page);
                     drop(state);
                     // Many pages are behind one node of the map.
                     if !matches!(&error, Error::Corrupt { file, offset, .. } if found.has(file, *offset))
@@ -449,7 +448,7 @@ fn check_images(engine: &Engine, found: &mut Verified, reach: &Reach) -> Result<
     {
         let mut state = store.state.lock();
         let load = &mut |node, address| store.load_map_node(node, address);
-        state.map.each_node(next, load, &mut |node, copies| nodes.push((node, copies)))?;
+        state.map.each_node(load, &mut |node, copies| nodes.push((node, copies)))?;
     }
     for (node, copies) in nodes {
         let before = found.damage.len();

@@ -567,14 +567,30 @@ fn a_directory_with_other_files_is_left_alone() {
     assert_eq!(files(&empty).len(), 0);
     // A file in a database that is not ours is not touched either.
     let image = image(12, true);
-    let mine = ["notes.txt", "wal-ffffffffffffffff", "wal-ffffffffffffffff.new", "wal-1"];
+    let mine = [
+        "notes.txt",
+        "wal-ffffffffffffffff",
+        "wal-ffffffffffffffff.new",
+        "wal-1",
+        "seg-ffffffff",
+        "seg-fffffffe",
+        "seg-7ffffffe",
+        "seg-2",
+    ];
     for name in mine {
         write_file(&image.disk, name, b"mine");
     }
-    drop(open(&image.disk).unwrap());
+    let db = open(&image.disk).unwrap();
     for name in mine {
         assert_eq!(read_file(&image.disk, name), b"mine");
     }
+    // Nor does it count on from a number that it never came to.
+    db.table("new", Index::BTree).unwrap().put("a", "b").unwrap();
+    db.checkpoint().unwrap();
+    let mut found = db.verify().unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    found.strays.sort();
+    assert_eq!(found.strays, ["seg-7ffffffe", "seg-fffffffe", "seg-ffffffff"]);
 }
 
 #[test]

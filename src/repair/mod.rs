@@ -34,6 +34,7 @@ mod target;
 use crate::catalog::Index;
 use crate::db::Database;
 use crate::options::Options;
+use crate::page_set::PageSet;
 use crate::range::KeySpan;
 use crate::store::Freed;
 use esker_base::sync::Arc;
@@ -218,13 +219,13 @@ impl Left<'_> {
         let state = root.metadata.as_ref().map(|(metadata, _)| &metadata.state);
         let mut given_up = match state {
             Some(state) => tables::given_up(images, &state.trees)?,
-            None => std::collections::BTreeSet::new(),
+            None => PageSet::default(),
         };
         for Freed { first, count, .. } in state.iter().flat_map(|state| &state.freed) {
-            given_up.extend((0..u64::from(*count)).map(|i| PageId(first.0 + i)));
+            given_up.insert_range(*first, u64::from(*count));
         }
         for (first, count) in state.iter().flat_map(|state| &state.ids.free) {
-            given_up.extend((0..*count).map(|i| PageId(first + i)));
+            given_up.insert_range(PageId(*first), *count);
         }
         let pages = tables::sweep(images, &given_up)?;
         let none = Vec::new();

@@ -1,5 +1,7 @@
 //! What is left of a database: its root, its pages, and which of them count.
 
+mod ids;
+
 use crate::catalog::{Catalog, Index};
 use crate::kinds::AnyKind;
 use crate::options::Options;
@@ -288,15 +290,6 @@ impl<'d> Images<'d> {
     pub(super) fn damage(&self) -> (Vec<String>, u64) {
         let inner = self.inner.borrow();
         (inner.damage.clone(), inner.damaged)
-    }
-
-    /// All pages that there may be.
-    pub(super) fn ids(&self) -> Result<Vec<PageId>> {
-        if let Some(next) = self.next {
-            return Ok((1..next).map(PageId).collect());
-        }
-        let mut inner = self.inner.borrow_mut();
-        Ok(inner.scan(self.disk, self.limit)?.newest.keys().copied().collect())
     }
 
     /// A page; `None` if it has no image, or a damaged one (which is noted).

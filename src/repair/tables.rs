@@ -12,6 +12,7 @@ mod hash;
 use super::source::{Images, Page};
 use super::target::Target;
 use crate::catalog::Index;
+use crate::page_set::PageSet;
 use crate::range::KeySpan;
 use crate::store::FreedTree;
 use crate::value::Handle;
@@ -20,7 +21,7 @@ use esker_index::kind::Value;
 use esker_index::pages::{ChildWord, PageRead};
 use esker_index::run::RangeSet;
 use esker_index::salvage::{self, BucketPage, LeafPage};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub(super) use fractal::fractal;
 pub(super) use hash::hash;
@@ -48,11 +49,11 @@ pub(super) struct Outcome {
 /// All pages of indexes, by table, but for those that were given up.
 pub(super) fn sweep(
     images: &Images<'_>,
-    given_up: &BTreeSet<PageId>,
+    given_up: &PageSet,
 ) -> Result<BTreeMap<TableId, Vec<Seen>>> {
     let mut found: BTreeMap<TableId, Vec<Seen>> = BTreeMap::new();
     for id in images.ids()? {
-        if given_up.contains(&id) {
+        if given_up.contains(id) {
             continue;
         }
         if let Some(page) = images.page(id)?.filter(Page::is_index) {
@@ -69,8 +70,8 @@ pub(super) fn sweep(
 }
 
 /// The pages of trees that were given up and not freed yet.
-pub(super) fn given_up(images: &Images<'_>, trees: &[FreedTree]) -> Result<BTreeSet<PageId>> {
-    let mut found = BTreeSet::new();
+pub(super) fn given_up(images: &Images<'_>, trees: &[FreedTree]) -> Result<PageSet> {
+    let mut found = PageSet::default();
     let mut todo: Vec<PageId> = trees.iter().map(|tree| tree.page).collect();
     while let Some(id) = todo.pop() {
         if id == PageId::NONE || !found.insert(id) {

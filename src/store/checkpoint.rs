@@ -15,7 +15,9 @@ use super::map::{Copies, Map};
 use super::segment::Segments;
 use super::superblock::{self, Superblock};
 use super::versions::Version;
-use super::{FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, count, map_fan};
+use super::{
+    Freed, FreedTree, PageIds, State, Store, StoreOptions, TableBytes, Writer, count, map_fan,
+};
 use esker_base::codec::{Reader, put_prefixed, put_varint};
 use esker_base::sync::Ordering;
 use esker_base::{COUNT_LIMIT, CommitNo, Error, PageId, Result, SegmentId, TableId};
@@ -248,6 +250,10 @@ impl Store {
     }
 }
 
+/// What a checkpoint says was handed out is below: then as many are left, and no run comes to their end.
+const PAGES_MAX: u64 = PageId::LIMIT / 2;
+/// Pages to free at once, at most: a large value has fewer.
+const FREED_PAGES_MAX: u32 = 1 << 20;
 /// In place of a count: no page of this tree refers to large values.
 const LEAD_PAGES: u32 = 2;
 
@@ -321,6 +327,16 @@ pub(crate) fn decode(payload: &[u8], options: &StoreOptions, name: &str) -> Resu
         .ok_or_else(|| Error::corrupt("checkpoint", name, 0, "its metadata does not decode"))
 }
 
+/// True if a page is free twice, or will be: two owners would write to it.
+fn has_any_twice(ids: &PageIds, freed: &VecDeque<Freed>, trees: &[FreedTree]) -> bool {
+    let to_free = freed.iter().map(|freed| (freed.first.0, u64::from(freed.count)));
+    let roots = trees.iter().map(|tree| (tree.page.0, 1));
+    let mut ranges: Vec<(u64, u64)> =
+        ids.free.iter().copied().chain(to_free).chain(roots).filter(|(_, n)| *n > 0).collect();
+    ranges.sort_unstable();
+    ranges.windows(2).any(|pair| pair[1].0 - pair[0].0 < pair[0].1)
+}
+
 fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
     let mut reader = Reader::new(payload);
     let commit = CommitNo(reader.varint()?);
@@ -331,7 +347,7 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
     let height = u8::try_from(reader.varint()?).ok().filter(|h| (1..=16).contains(h))?;
     let root = Copies { first: read_address(&mut reader)?, second: read_address(&mut reader)? };
     let mut ids = PageIds { next: reader.varint()?, free: Vec::new() };
-    if !(1..PageId::LIMIT).contains(&ids.next) {
+    if !(1..PAGES_MAX).contains(&ids.next) {
         return None;
     }
     for _ in 0..reader.varint()? {
@@ -346,16 +362,19 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
         let page = PageId(reader.varint()?);
         let level = u8::try_from(reader.varint()?).ok()?;
         let n = u32::try_from(reader.varint()?).ok()?;
-        if !ids.has(page.0, if level == 0 { u64::from(n) } else { 1 }) {
+        if !ids.has(page.0, if level == 0 { u64::from(n) } else { 1 }) || n > FREED_PAGES_MAX {
             return None;
         }
         match level {
-            0 => freed.push_back(super::Freed { commit, table, first: page, count: n }),
+            0 => freed.push_back(Freed { commit, table, first: page, count: n }),
             level => {
                 let lead = if n == LEAD_PAGES { Lead::Pages } else { Lead::Anything };
                 trees.push(FreedTree { commit, table, page, level: level - 1, lead });
             }
         }
+    }
+    if has_any_twice(&ids, &freed, &trees) {
+        return None;
     }
     let segments = Segments::decode(&mut reader, options.page_bytes)?;
     let mut table_bytes = TableBytes::default();
@@ -385,7 +404,6 @@ fn try_decode(payload: &[u8], options: &StoreOptions) -> Option<Metadata> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Freed;
     use super::*;
     use crate::{Database, Durability, Index, Options};
     use esker_base::sync::Arc;
@@ -411,8 +429,11 @@ mod tests {
         let ids = |next: u64, free: (u64, u64)| {
             decodes(cut, 7, &move |state| state.ids = PageIds { next, free: vec![free] })
         };
-        assert!(ids(NEXT, (1, NEXT - 1)) && ids(PageId::LIMIT - 1, (PageId::LIMIT - 2, 1)));
-        assert!(!ids(PageId::LIMIT, (1, 1)) && !ids(u64::MAX, (1, 1)), "ids beyond all there are");
+        assert!(ids(NEXT, (1, NEXT - 1)) && ids(PAGES_MAX - 1, (PAGES_MAX - 2, 1)));
+        assert!(
+            !ids(PAGES_MAX, (1, 1)) && !ids(PageId::LIMIT, (1, 1)) && !ids(u64::MAX, (1, 1)),
+            "ids beyond all there are"
+        );
         let beyond = [(0, 3), (NEXT, 1), (1, NEXT), (NEXT - 1, 2), (2, u64::MAX), (u64::MAX, 2)];
         for free in beyond {
             assert!(!ids(NEXT, free), "{free:?} is free of {NEXT}");
@@ -424,6 +445,34 @@ mod tests {
         };
         assert!(freed(9, 1, 49) && freed(1, 49, 1));
         assert!(!freed(9, 0, 1) && !freed(9, 50, 1) && !freed(9, 2, 49) && !freed(9, 1 << 40, 1));
+        // Two owners would write to what is given up twice.
+        let all = |free: &[(u64, u64)], freed: &[(u64, u32)], trees: &[u64]| {
+            let (commit, table, lead) = (CommitNo(9), TableId(1), Lead::Anything);
+            decodes(cut, 7, &move |state| {
+                state.ids.free = free.to_vec();
+                state.freed.extend(freed.iter().map(|&(first, count)| {
+                    let first = PageId(first);
+                    Freed { commit, table, first, count }
+                }));
+                state.trees.extend(trees.iter().map(|&page| {
+                    let page = PageId(page);
+                    FreedTree { commit, table, page, level: 1, lead }
+                }));
+            })
+        };
+        assert!(all(&[(20, 5), (10, 10), (27, 1)], &[(25, 2), (1, 9)], &[28, 40]));
+        assert!(!all(&[(20, 5), (10, 11)], &[], &[]) && !all(&[(7, 1), (7, 1)], &[], &[]));
+        assert!(!all(&[(20, 5)], &[(24, 2)], &[]) && !all(&[(20, 5)], &[], &[20]));
+        assert!(!all(&[], &[(3, 2), (4, 1)], &[]) && !all(&[], &[(3, 2)], &[4]));
+        assert!(!all(&[], &[], &[30, 30]));
+        let many = |count: u32| {
+            let freed = Freed { commit: cut, table: TableId(1), first: PageId(1), count };
+            decodes(cut, 7, &move |state| {
+                state.ids.next = 1 << 30;
+                state.freed.push_back(freed);
+            })
+        };
+        assert!(many(FREED_PAGES_MAX) && !many(FREED_PAGES_MAX + 1));
         let tree = |page: u64| {
             let (commit, table, page) = (CommitNo(9), TableId(1), PageId(page));
             let tree = FreedTree { commit, table, page, level: 3, lead: Lead::Anything };

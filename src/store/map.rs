@@ -10,7 +10,7 @@
 
 use super::image::Address;
 use esker_base::{Error, PageId, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 /// Names a map node: its level and its index within the level.
@@ -179,10 +179,46 @@ impl Map {
         if !self.covers(page) {
             return Ok(PageId(u64::MAX));
         }
+        let mut node = self.top();
+        while node.level > 0 {
+            let span = self.span(node.level - 1).unwrap_or(u64::MAX);
+            let child = NodeId { level: node.level - 1, index: page.0 / span };
+            if self.copies(child, load)?.is_none() && !self.has_any_of(child) {
+                return Ok(PageId((child.index + 1).saturating_mul(span)));
+            }
+            node = child;
+        }
         let (leaf, slot) = self.leaf_of(page);
         let entries = &self.node(leaf, load)?.entries[slot..];
         let empty = entries.iter().position(|address| !address.is_none()).unwrap_or(entries.len());
         Ok(PageId(page.0 + empty as u64))
+    }
+
+    /// True if a node, or one below it, is in memory.
+    fn has_any_of(&self, node: NodeId) -> bool {
+        (0..=node.level).rev().any(|level| {
+            let below = self.children().saturating_pow(u32::from(node.level - level));
+            let (begin, end) = (node.index * below, (node.index + 1).saturating_mul(below));
+            let nodes = NodeId { level, index: begin }..NodeId { level, index: end };
+            self.nodes.range(nodes).next().is_some()
+        })
+    }
+
+    /// The first page behind those that lie below the highest damaged node above `page`, or the one behind it if there is no
+    /// such node. Both images of the node are meant.
+    pub(crate) fn skip_unreadable(&mut self, page: PageId, load: LoadNode<'_>) -> Result<PageId> {
+        for level in (0..self.height).rev() {
+            let span = self.span(level).unwrap_or(u64::MAX);
+            let id = NodeId { level, index: page.0 / span };
+            match self.node(id, load) {
+                Ok(_) => {}
+                Err(Error::Corrupt { .. }) => {
+                    return Ok(PageId((id.index + 1).saturating_mul(span)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(PageId(page.0 + 1))
     }
 
     /// Changes an entry and returns what was there.
@@ -272,21 +308,28 @@ impl Map {
     /// can be read is passed over.
     pub(crate) fn each_node(
         &mut self,
-        next: u64,
         load: LoadNode<'_>,
         visit: &mut dyn FnMut(NodeId, Copies),
     ) -> Result<()> {
-        for level in (0..self.height).rev() {
-            let span = self.span(level).unwrap_or(PageId::LIMIT);
-            for index in 0..next.div_ceil(span) {
-                let id = NodeId { level, index };
-                match self.copies(id, load) {
-                    Ok(copies) if copies.is_none() => {}
-                    Ok(copies) => visit(id, copies),
-                    Err(Error::Corrupt { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        let mut todo = VecDeque::from([(self.top(), self.root)]);
+        while let Some((id, copies)) = todo.pop_front() {
+            if !copies.is_none() {
+                visit(id, copies);
             }
+            if id.level == 0 || copies.is_none() && !self.has_any_of(id) {
+                continue;
+            }
+            let children = self.children();
+            let entries = match self.node(id, load) {
+                Ok(node) => &node.entries,
+                Err(Error::Corrupt { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let images = entries.chunks_exact(Copies::COUNT);
+            todo.extend(images.zip(id.index * children..).map(|(images, index)| {
+                let copies = Copies { first: images[0], second: images[1] };
+                (NodeId { level: id.level - 1, index }, copies)
+            }));
         }
         Ok(())
     }
@@ -372,8 +415,62 @@ mod tests {
             assert_ne!(copies.first, copies.second);
             nodes += 1;
         };
-        map.each_node(400, &mut |id, at| read(&images, id, at), visit).unwrap();
+        map.each_node(&mut |id, at| read(&images, id, at), visit).unwrap();
         assert!(nodes > 10, "{nodes} nodes");
+    }
+
+    /// Whoever goes through all pages does so by what is there: their numbers may be as large as a file says.
+    #[test]
+    fn what_is_empty_or_lost_is_stepped_over_at_once() {
+        let (mut map, mut images) = written();
+        let far = 1 << 39;
+        map.set(PageId(far), address(far), &mut |id, at| read(&images, id, at)).unwrap();
+        let pages = |map: &mut Map, images: &Images| {
+            let load = &mut |id, at| read(images, id, at);
+            let (mut found, mut steps, mut page) = (Vec::new(), 0, PageId(0));
+            while page.0 <= far {
+                steps += 1;
+                page = match map.skip_empty(page, load) {
+                    Ok(next) if next == page => {
+                        found.push(page.0);
+                        PageId(page.0 + 1)
+                    }
+                    Ok(next) => next,
+                    Err(_) => map.skip_unreadable(page, load).unwrap(),
+                };
+            }
+            assert!(steps < 400, "{steps} steps");
+            found
+        };
+        let all: Vec<u64> = PAGES.into_iter().chain([far]).collect();
+        // From disk, and with all of it in memory.
+        for _ in 0..2 {
+            assert_eq!(pages(&mut map, &images), all);
+            check_all(&mut map, &images);
+        }
+        // A page whose nodes are in memory only.
+        map.set(PageId(1 << 20), address(7), &mut |id, at| read(&images, id, at)).unwrap();
+        let more: Vec<u64> = PAGES.into_iter().chain([1 << 20, far]).collect();
+        assert_eq!(pages(&mut map, &images), more);
+        let mut nodes = Vec::new();
+        let load = &mut |id, at| read(&images, id, at);
+        map.each_node(load, &mut |id, _| nodes.push(id)).unwrap();
+        assert!(nodes.is_sorted_by_key(|id| (std::cmp::Reverse(id.level), id.index)));
+
+        // Without the node above pages 64 to 127.
+        let (mut map, _) = written();
+        let lost = NodeId { level: 4, index: 1 };
+        assert_eq!(map.span(lost.level), Some(64));
+        let all = nodes.len();
+        images.retain(|(id, _), _| *id != lost);
+        let load = &mut |id, at| read(&images, id, at);
+        assert_eq!(map.skip_unreadable(PageId(70), load).unwrap(), PageId(128));
+        assert_eq!(map.skip_unreadable(PageId(300), load).unwrap(), PageId(301));
+        assert_eq!(pages(&mut map, &images), [1, 3, 5, 17, 300]);
+        let mut nodes = 0;
+        let load = &mut |id, at| read(&images, id, at);
+        map.each_node(load, &mut |_, _| nodes += 1).unwrap();
+        assert!(nodes < all);
     }
 
     #[test]

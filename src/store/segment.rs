@@ -148,7 +148,8 @@ impl Segments {
     }
     /// Reads what [`Self::encode`] wrote. All segments are sealed: nothing appends to them again.
     pub(crate) fn decode(reader: &mut Reader<'_>, page_bytes: usize) -> Option<Self> {
-        let next = u32::try_from(reader.varint()?).ok()?;
+        // As many numbers are left, and no run comes to their end.
+        let next = u32::try_from(reader.varint()?).ok().filter(|next| *next < u32::MAX / 2)?;
         let count = reader.varint()?;
         let mut table = BTreeMap::new();
         for _ in 0..count {
