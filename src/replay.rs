@@ -270,15 +270,28 @@ mod tests {
     use crate::{Database, Durability, Options};
     use esker_base::COUNT_LIMIT;
     use esker_base::sync::Arc;
+    use esker_io::OpenMode;
+    use esker_io::mem::MemDisk;
     use esker_io::sim::{CrashKind, SimDisk};
 
-    fn open(disk: SimDisk) -> Result<Database> {
+    fn open(disk: impl Disk + 'static) -> Result<Database> {
         let options = Options::new().page_bytes(1024).memory_bytes(1 << 20);
         options.durability(Durability::Os).open_on(Arc::new(disk))
     }
 
+    fn in_memory(disk: &SimDisk) -> MemDisk {
+        let copy = MemDisk::new();
+        for name in disk.list().unwrap() {
+            let file = disk.open(&name, OpenMode::Read).unwrap();
+            let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            file.read_at(0, &mut bytes).unwrap();
+            copy.open(&name, OpenMode::Create).unwrap().write_at(0, &bytes).unwrap();
+        }
+        copy
+    }
+
     /// Opens a database in whose log groups of these commits, counted from the newest, and payloads follow what calls have written: a row
-    /// in `t`, a B-tree, and a hash table.
+    /// in `t`, a B-tree, and a hash table. On one thread, and on three.
     fn opened_with(groups: &dyn Fn(TableId, TableId) -> Vec<(u64, Vec<u8>)>) -> Result<Database> {
         let disk = SimDisk::new(1);
         let db = open(disk.clone()).unwrap();
@@ -292,7 +305,13 @@ mod tests {
             let commit = CommitNo(newest + ahead);
             engine.wal.append(&mut engine.turn.lock().tail, commit, &[&payload]);
         }
-        open(disk.crash_clone(CrashKind::Kill, 1))
+        let disk = disk.crash_clone(CrashKind::Kill, 1);
+        let on_three = open(in_memory(&disk));
+        let on_one = open(disk);
+        match (&on_one, &on_three) {
+            (Ok(_), Ok(_)) | (Err(Error::Corrupt { .. }), Err(Error::Corrupt { .. })) => on_three,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn encoded(records: &[Record<'_>]) -> Vec<u8> {
