@@ -203,3 +203,23 @@ fn pages_that_the_map_could_not_learn_of_are_written_again() {
     }
     assert!(db.verify().unwrap().is_sound());
 }
+
+/// As above, where it is the write that failed.
+#[test]
+fn pages_whose_write_failed_are_written_again() {
+    let disk = SimDisk::new(1);
+    let (db, put_all) = database_on(Arc::new(disk.clone()));
+    put_all(1);
+    db.checkpoint().unwrap();
+    put_all(2);
+    let store = &db.engine().store;
+    disk.inject(Fault::new(OpKind::Write, 0).on("seg-"));
+    store.write_back(&mut store.lock_writer(), usize::MAX).unwrap_err();
+    disk.clear_faults();
+    db.checkpoint().unwrap();
+    let (db, _) = database_on(Arc::new(disk.crash_clone(CrashKind::None, 1)));
+    for row in db.open_table("t").unwrap().rows().unwrap() {
+        assert_eq!(row.unwrap().value(), [2; 120]);
+    }
+    assert!(db.verify().unwrap().is_sound());
+}
