@@ -7,17 +7,22 @@ use std::fs;
 #[test]
 fn a_short_torture_holds_and_leaves_nothing() {
     let place = Place::new("torture_short");
-    let out = place.run("torture new --seconds 2 --seed 5 --json").out(0);
-    let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(
-        (&report["held"], &report["seed"]),
-        (&Value::Bool(true), &Value::from(5)),
-        "{report}"
-    );
+    let parts = ["kills", "commits", "power_cuts", "lives", "faults"];
+    let torture = |seconds: u32| {
+        let out = place.run(&format!("torture new --seconds {seconds} --seed 5 --json")).out(0);
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&report["held"], &report["seed"]),
+            (&Value::Bool(true), &Value::from(5)),
+            "{report}"
+        );
+        report
+    };
+    // Where the machine is busy, two seconds may be over before each part had its turn.
+    let mut reports = [2, 10, 40].into_iter().map(torture);
+    let is_whole = |report: &Value| parts.iter().all(|name| report[name].as_u64() > Some(0));
+    let report = reports.find(is_whole).expect("each part has its turn");
     let figure = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
-    for name in ["kills", "commits", "power_cuts", "lives", "faults"] {
-        assert!(figure(name) > 0, "{name}: {report}");
-    }
     let copies = figure("spoiled_copies");
     let read = figure("spoiled_refused") + figure("spoiled_reported") + figure("spoiled_harmless");
     let repaired = figure("repaired_whole") + figure("repaired_partly") + figure("beyond_repair");
