@@ -37,8 +37,20 @@ const CHECKSUM_BYTES: usize = 4;
 const PIECES_MAX: usize = 16;
 /// Bits of a rank by which passes differ: each takes four times as many rows as all before it.
 const PASS_BITS: u32 = 2;
-/// Names of files that rows are sorted in. An open removes them.
-pub(crate) const SORT_PREFIX: &str = "sort-";
+/// Names of files that rows are sorted in: this and sixteen digits.
+const SORT_PREFIX: &str = "sort-";
+
+fn sort_name(seed: u64) -> String {
+    format!("{SORT_PREFIX}{seed:016x}")
+}
+
+/// True if that is the name of a file that rows were sorted in when the process died, between the two calls that make it and
+/// take its name. Any other name is somebody else's.
+pub(crate) fn is_sort_name(name: &str) -> bool {
+    let seed =
+        name.strip_prefix(SORT_PREFIX).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    seed.is_some_and(|seed| name == sort_name(seed))
+}
 
 /// A load under way.
 pub(crate) struct BulkLoad<'t> {
@@ -256,7 +268,7 @@ impl SortFile {
     /// A file whose name is gone at once: when it is closed, by whatever, so is its space.
     fn create(disk: &dyn Disk) -> Result<Self> {
         let seed = disk.random();
-        let name = format!("{SORT_PREFIX}{seed:016x}");
+        let name = sort_name(seed);
         let file = disk.open(&name, OpenMode::Create)?;
         disk.remove(&name)?;
         Ok(Self { file, seed, ends: Vec::new() })
@@ -466,6 +478,16 @@ mod tests {
             assert_eq!(drained(&mut sorter).unwrap(), wanted);
             assert!(drained(&mut sorter).unwrap().is_empty(), "it is empty then");
         }
+    }
+
+    #[test]
+    fn no_other_name_is_taken_for_that_of_a_sort_file() {
+        assert!([0, 7, u64::MAX].iter().all(|seed| is_sort_name(&sort_name(*seed))));
+        let others = ["sort-", "sort-7", "sort-algorithms.txt", "sort-+000000000000007", "a", ""];
+        assert!(!others.iter().any(|name| is_sort_name(name)));
+        assert!(
+            !is_sort_name(&sort_name(0xabc).to_uppercase()) && !is_sort_name(&(sort_name(1) + "0"))
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! old log as they were.
 
 use crate::background::replay_log_byte_ns;
-use crate::bulk_load::SORT_PREFIX;
+use crate::bulk_load::is_sort_name;
 use crate::catalog::{Catalog, Index, TableState};
 use crate::conflict::{RangeMark, Ring};
 use crate::db::Database;
@@ -86,9 +86,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Database> {
 fn is_ours(name: &str) -> bool {
     name == "LOCK"
         || name == disk_reserve::RESERVE_NAME
-        || ["wal-", "checkpoint-", "super", SORT_PREFIX]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+        || ["wal-", "checkpoint-", "super"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn wal_options(options: &Options, database: DatabaseId, incarnation: u64) -> esker_wal::Options {
@@ -314,7 +312,7 @@ fn adopt_log(
     let kept = superblock::checkpoint_name(renewed.checkpoint);
     for name in disk.list()? {
         let is_old = name.starts_with("checkpoint-") && name != kept || name == "super.new";
-        if is_old || name.starts_with(SORT_PREFIX) {
+        if is_old || is_sort_name(&name) {
             disk.remove(&name)?;
         }
     }
