@@ -127,6 +127,31 @@ impl Engine {
         (!table.dropped.load(Ordering::Relaxed)).then(|| Arc::clone(table))
     }
 
+    /// Writes what a step has built, or has a thread of its own do it. `alone`: who holds the turn waits for no other thread.
+    fn write_what_was_built(
+        &self,
+        working: &mut Working,
+        table: &TableState,
+        alone: bool,
+    ) -> Result<()> {
+        let built = &mut working.reserve.built;
+        let handed = if alone { Ok(false) } else { self.write_behind.hand_over(built) };
+        let written = handed.and_then(|handed| {
+            if handed {
+                return Ok(());
+            }
+            self.store.with_reserve(|| self.store.write_built(built))
+        });
+        if let Err(error) = written {
+            table.note_work(Some(&error));
+            if matches!(error, Error::NoSpace { .. }) && !alone {
+                self.give_up_for_space(working);
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
     /// There is no room for work to begin or go on. Under way, it waits for a checkpoint, which may let space go; else it is
     /// given up, and what it has built, so that deletes find the space. False if there is none.
     #[cold]
@@ -234,23 +259,7 @@ impl Engine {
             }
         };
         if working.reserve.built.len() >= WRITE_AT_ONCE || work == Work::Finish {
-            let built = &mut working.reserve.built;
-            // Who holds the turn waits for no other thread.
-            let handed =
-                if turn.is_some() { Ok(false) } else { self.write_behind.hand_over(built) };
-            let written = handed.and_then(|handed| {
-                if handed {
-                    return Ok(());
-                }
-                self.store.with_reserve(|| self.store.write_built(built))
-            });
-            if let Err(error) = written {
-                table.note_work(Some(&error));
-                if matches!(error, Error::NoSpace { .. }) && turn.is_none() {
-                    self.give_up_for_space(working);
-                }
-                return Err(error);
-            }
+            self.write_what_was_built(working, table, turn.is_some())?;
         }
         // What is due may have no room.
         let is_short = work == Work::None && working.limit_bytes != u64::MAX;
